@@ -1,0 +1,1 @@
+"""Numbers: native kernels, each with a Python twin."""

@@ -1,0 +1,1 @@
+"""Schemes as local steps: deterministic functions of given bytes, no sockets, no files."""

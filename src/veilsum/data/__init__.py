@@ -1,0 +1,1 @@
+"""What rows and ids mean: schemas, normal forms, alignments."""

@@ -1,0 +1,1 @@
+"""Between parties: sessions, peers, lanes, and the two backends that connect them."""

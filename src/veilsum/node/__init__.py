@@ -1,0 +1,1 @@
+"""The composition root: files, keys, links and stores become a running party."""

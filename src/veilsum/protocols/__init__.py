@@ -1,0 +1,1 @@
+"""The joint computations, one readable script each."""

@@ -1,0 +1,1 @@
+"""On disk: journals, tables larger than memory, sources of rows, results."""
