@@ -1,6 +1,6 @@
 """A job: what is computed, by whom, on which data sets, for what purpose; and its canonical hash."""
 
-import datetime
+import datetime as dt
 import hashlib
 from typing import Any
 
@@ -37,7 +37,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     kind: str
     purpose: str
-    expires: datetime.date
+    expires: dt.date
     parties: dict[Role, tuple[PartyId, ...]]
     data: dict[PartyId, str] = {}
     params: dict[str, Parameter] = {}
