@@ -144,3 +144,14 @@ class Interrupted(VeilsumError):
 
     exit_code = 130
     public = "stopped by its user"
+
+
+def _kinds(root: type[VeilsumError]) -> dict[str, type[VeilsumError]]:
+    found = {root.__name__: root}
+    for child in root.__subclasses__():
+        found |= _kinds(child)
+    return found
+
+
+KINDS: dict[str, type[VeilsumError]] = _kinds(VeilsumError)
+"""Every error of the tree by its code."""

@@ -1,0 +1,503 @@
+"""One peer: typed messages with limits, order, credit, signs of life, redialling and a transcript.
+
+A connection may break and come back within `NetConfig.silence`: what the peer has not seen is sent again,
+byte for byte. A peer that stays away, or comes back without its memory, is lost.
+"""
+
+import asyncio
+import itertools
+import ssl
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from veilsum.errors import KINDS, ConfigError, PeerAborted, PeerLost, ProtocolError, StepTimeout, VeilsumError
+from veilsum.net.config import NetConfig
+from veilsum.net.control import FIRST_TYPE, WIRE, Abort, Beat, Bye, Credit, Hello, Opening, Resume
+from veilsum.net.link import END, Header, Link, pack_header
+from veilsum.net.messages import Data, Message, decode, encode
+from veilsum.net.ports import Links
+from veilsum.net.transcript import Direction, Entry
+from veilsum.parties import PartyId
+
+M = TypeVar("M", bound=Message)
+Item = tuple[Data | None, bool, int]  # payload (None: only an END), last, its cost in credit
+FRAME_COST = 64  # bytes of credit that a frame costs beyond its payload, so that empty ones are bounded too
+
+
+class _Frame:
+    """A sent frame that the peer may ask for again."""
+
+    __slots__ = ("header", "parts", "sequence")
+
+    def __init__(self, sequence: int, header: bytes, parts: list[Data]) -> None:
+        self.sequence, self.header, self.parts = sequence, header, parts
+
+
+class Peer:
+    """The other end of all conversation with one party.
+
+    Args:
+        hello: this party's first frame, without ``seen``.
+        numbers: message type → number on the wire (the closed set of this session).
+        allowed: the protocol messages that this peer's roles may send.
+        on_failure: told once when the peer is lost, aborts or breaks the wire's rules.
+        on_connected: told when a link stands, and whether it had stood before.
+        on_waiting: told the seconds for which a live peer has kept a receiver waiting.
+    """
+
+    def __init__(
+        self,
+        me: PartyId,
+        name: PartyId,
+        links: Links,
+        config: NetConfig,
+        *,
+        hello: Hello,
+        numbers: dict[type[Message], int],
+        allowed: frozenset[type[Message]],
+        on_failure: Callable[[VeilsumError], None],
+        on_connected: Callable[[PartyId, bool], None],
+        on_waiting: Callable[[PartyId, float], None],
+    ) -> None:
+        self.me, self.name = me, name
+        self._links, self._config, self._hello = links, config, hello
+        self._numbers = numbers
+        self._types = {number: cls for cls, number in numbers.items()}
+        self._allowed = allowed
+        self._on_failure, self._on_connected, self._on_waiting = on_failure, on_connected, on_waiting
+        self._link: Link | None = None
+        self._up = asyncio.Event()
+        self._broken: asyncio.Future[None] | None = None
+        self._their_session: bytes | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._beat: asyncio.Task[None] | None = None
+        self._failure: VeilsumError | None = None
+        self._ending = False
+        self.said_bye = asyncio.Event()
+        # sending
+        self._next_out = 1
+        self._unseen: deque[_Frame] = deque()
+        self._run_out = 0
+        self._allowance = {number: self._window(cls) for cls, number in numbers.items()}
+        self._credit_event = asyncio.Event()
+        # receiving
+        self._next_in = 1
+        self._run_in: int | None = None
+        self._early_run: int | None = None
+        self._granted = dict(self._allowance)
+        self._consumed = dict.fromkeys(self._allowance, 0)
+        self._queues: dict[int, deque[Item]] = {number: deque() for number in self._types}
+        self._waiters: dict[int, tuple[asyncio.Future[None], float]] = {}
+        # what was said
+        self.step_timeout = float("inf")
+        self.sent, self.received = Direction(), Direction()
+        self.entries: list[Entry] = []
+        self.traffic: dict[int, list[int]] = {}
+
+    # -- the four verbs of a protocol
+
+    async def send(self, message: Message) -> None:
+        """Send one message; returns once it is under way. Its buffers must not change afterwards.
+
+        Raises:
+            PeerLost, PeerAborted, ProtocolError: what ended the session, if it has ended.
+        """
+        await self._post(message, encode(message), 0)
+
+    async def recv(self, cls: type[M]) -> M:
+        """Return the peer's next message of this type.
+
+        Raises:
+            ProtocolError: it is malformed, or the peer ended its stream or the session instead.
+        """
+        message, last = await self._next(cls)
+        if message is None or last:
+            raise ProtocolError(f"{self.name} ended a stream where a {cls.__name__} was due", party=self.me)
+        return message
+
+    async def send_all(self, cls: type[M], messages: AsyncIterable[M] | Iterable[M]) -> None:
+        """Send a stream of messages of one type, and its end."""
+        if isinstance(messages, AsyncIterable):
+            async for message in messages:
+                await self.send(message)
+        else:
+            for message in messages:
+                await self.send(message)
+        await self._post(cls, [], END)
+
+    async def stream(self, cls: type[M]) -> AsyncIterator[M]:
+        """Yield the peer's messages of this type until it ends the stream."""
+        while True:
+            message, last = await self._next(cls)
+            if message is not None:
+                yield message
+            if last:
+                return
+
+    # -- its life, run by the session
+
+    async def open(self) -> None:
+        """Connect for the first time, however long the peer takes up to ``connect_timeout``."""
+        self._task = asyncio.create_task(self._keep_connected(), name=f"link {self.name}")
+        self._beat = asyncio.create_task(self._heartbeat(), name=f"heartbeat {self.name}")
+        await self._up.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def bind_run(self, tag: int) -> None:
+        """From here on both directions carry the run's tag."""
+        if self._early_run not in {None, tag}:
+            raise ProtocolError(f"{self.name} sent frames of another run", party=self.me)
+        self._run_out = self._run_in = tag
+
+    async def say_bye(self) -> None:
+        """Tell the peer that this side has ended well."""
+        await self._post(Bye(), encode(Bye()), 0)
+
+    async def abort(self, abort: Abort) -> None:
+        """Tell the peer, if it can be reached at once, that the run has stopped."""
+        link, parts = self._link, encode(abort)
+        if link is not None and not self.said_bye.is_set():
+            header = pack_header(0, self._numbers[Abort], len(parts[0]), self._next_out, self._run_out)
+            with suppress(VeilsumError, OSError, TimeoutError):
+                async with asyncio.timeout(1):
+                    await link.send(header, parts)
+
+    async def close(self) -> None:
+        """End all tasks and the connection."""
+        self._ending = True
+        for task in (self._task, self._beat):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        if self._link is not None:
+            self._link.close()
+
+    def fail(self, error: VeilsumError) -> None:
+        """Stop with an error; everything waiting for this peer raises it."""
+        if self._failure is None and not self._ending:
+            self._failure = error.at(party=self.me)
+            self._up.set()
+            self._credit_event.set()
+            for future, _ in self._waiters.values():
+                if not future.done():
+                    future.set_exception(error)
+                    future.exception()  # a waiter that was cancelled meanwhile does not complain later
+            self._on_failure(error)
+
+    # -- sending
+
+    async def _post(self, message: Message | type[Message], parts: list[Data], flags: int) -> None:
+        cls = message if isinstance(message, type) else type(message)
+        number = self._numbers[cls]
+        size = sum(map(len, parts))
+        cost = size + FRAME_COST
+        if number >= FIRST_TYPE:
+            while self._allowance[number] < cost:
+                await self._wait_for_credit()
+            self._allowance[number] -= cost
+        if self._failure is not None:
+            raise self._failure
+        sequence, self._next_out = self._next_out, self._next_out + 1
+        header = pack_header(flags, number, size, sequence, self._run_out)
+        if number >= FIRST_TYPE:
+            self._note(self.sent, Header(0, flags, number, size, sequence, 0), parts, self.me, self.name)
+        self._unseen.append(_Frame(sequence, header, parts))
+        if self._link is not None:
+            # a break is not this sender's business: the frame goes out again with the next link
+            with suppress(PeerLost, OSError, ssl.SSLError):
+                await self._link.send(header, parts)
+
+    async def _wait_for_credit(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._credit_event.clear()
+        await self._credit_event.wait()
+
+    def _note(self, side: Direction, header: Header, parts: list[Data], sender: str, receiver: str) -> None:
+        side.add(header, parts)
+        cls = self._types[header.type]
+        self.entries.append(Entry(sender, receiver, cls.__name__, header.length))
+        counts = self.traffic.setdefault(cls.wire.step, [0, 0])
+        counts[0 if side is self.sent else 1] += header.length
+
+    # -- receiving
+
+    async def _next(self, cls: type[M]) -> tuple[M | None, bool]:
+        number = self._numbers[cls]
+        queue = self._queues[number]
+        while not queue:
+            if self._failure is not None:
+                raise self._failure
+            if self.said_bye.is_set():
+                raise ProtocolError(f"{self.name} ended without sending a {cls.__name__}", party=self.me)
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters[number] = (future, asyncio.get_running_loop().time())
+            try:
+                await future
+            finally:
+                self._waiters.pop(number, None)
+        payload, last, cost = queue.popleft()
+        self._consumed[number] += cost if number >= FIRST_TYPE else 0
+        if self._consumed[number] * 4 >= self._window(cls):
+            grant, self._consumed[number] = self._consumed[number], 0
+            self._granted[number] += grant
+            credit = Credit(number, grant, self._next_in)
+            with suppress(VeilsumError):
+                await self._post(credit, encode(credit), 0)
+        return (None if payload is None else decode(cls, payload)), last
+
+    def _admit(self, header: Header) -> None:
+        """Refuse a frame by its header alone, before anything is allocated for it."""
+        cls = self._types.get(header.type)
+        if cls is None or cls is Hello:
+            raise self._refusal(f"a frame of unknown type {header.type}")
+        name = cls.__name__
+        if header.length > cls.wire.limit:
+            raise self._refusal(f"a {name} of {header.length} bytes, over the limit of {cls.wire.limit}")
+        if cls is Beat:
+            return
+        if header.sequence != self._next_in:
+            how = "replayed" if header.sequence < self._next_in else "reordered"
+            raise self._refusal(f"a {how} frame (number {header.sequence}, due {self._next_in})")
+        self._admit_run(header, cls)
+        if header.type < FIRST_TYPE:
+            if self._queues[header.type]:
+                raise self._refusal(f"a second {name}")
+        elif cls not in self._allowed:
+            raise self._refusal(f"a {name}, which is not its role's to send")
+        elif header.length + FRAME_COST > self._granted[header.type]:
+            raise self._refusal(f"a {name} beyond its credit")
+
+    def _admit_run(self, header: Header, cls: type[Message]) -> None:
+        if self._run_in is None:
+            # a faster peer may be past the opening already; its tag is compared when the run is known
+            if cls not in {Opening, Resume, Abort, Credit} and header.run == 0:
+                raise self._refusal(f"a {cls.__name__} before the run was opened")
+            if header.run:
+                self._early_run = header.run if self._early_run in {None, header.run} else -1
+        elif header.run != self._run_in and not (cls is Abort and header.run == 0):
+            raise self._refusal("a frame of another run")
+
+    def _refusal(self, what: str) -> ProtocolError:
+        error = ProtocolError(f"{self.name} sent {what}", party=self.me)
+        self.fail(error)
+        return error
+
+    def _deliver(self, header: Header, payload: Data) -> None:
+        number = header.type
+        cls = self._types[number]
+        if cls is Beat:
+            self._forget(decode(Beat, payload).seen)
+            return
+        self._next_in += 1
+        cost = header.length + FRAME_COST
+        if number >= FIRST_TYPE:
+            self._granted[number] -= cost
+            self._note(self.received, header, [payload], self.name, self.me)
+        elif self._control(cls, payload):
+            return
+        last = bool(header.flags & END)
+        self._queues[number].append((None if last and not header.length else payload, last, cost))
+        waiter = self._waiters.get(number)
+        if waiter is not None and not waiter[0].done():
+            waiter[0].set_result(None)
+
+    def _control(self, cls: type[Message], payload: Data) -> bool:
+        """Handle what is not for the session; True if done."""
+        if cls is Credit:
+            credit = decode(Credit, payload)
+            if credit.kind not in self._allowance or credit.size < 0:
+                raise self._refusal("credit for an unknown type")
+            self._allowance[credit.kind] += credit.size
+            self._forget(credit.seen)
+            self._credit_event.set()
+        elif cls is Abort:
+            abort = decode(Abort, payload)
+            self.fail(_aborted(self.name, abort))
+        elif cls is Bye:
+            self.said_bye.set()
+            for future, _ in self._waiters.values():
+                if not future.done():
+                    future.set_result(None)
+        else:
+            return False
+        return True
+
+    def _forget(self, seen: int) -> None:
+        while self._unseen and self._unseen[0].sequence < seen:
+            self._unseen.popleft()
+
+    def _window(self, cls: type[Message]) -> int:
+        return max(self._config.window, 2 * (cls.wire.limit + FRAME_COST))
+
+    # -- connecting and staying so
+
+    async def _keep_connected(self) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._config.connect_timeout
+        try:
+            for again in itertools.count():
+                link = await self._connect(deadline, first=again == 0)
+                self._broken = loop.create_future()
+                link.attach(self._admit, self._deliver, self._on_break)
+                await self._resend(link)
+                self._link = link
+                self._up.set()
+                self._on_connected(self.name, again > 0)
+                await self._broken
+                self._link = None
+                if self.said_bye.is_set():
+                    return
+                deadline = loop.time() + self._config.silence
+        except VeilsumError as error:
+            self.fail(error)
+
+    async def _connect(self, deadline: float, *, first: bool) -> Link:
+        loop = asyncio.get_running_loop()
+        began = warned = loop.time()
+        while True:
+            try:
+                async with asyncio.timeout_at(min(deadline, loop.time() + self._patience(first))):
+                    return await self._handshake(await self._links.link(self.name, "control"))
+            except (OSError, PeerLost, TimeoutError):  # worth another attempt
+                pass
+            now = loop.time()
+            if now >= deadline:
+                raise self._away(now - began, first=first)
+            if now - warned >= self._config.waiting_after:
+                warned = now
+                self._on_waiting(self.name, now - began)
+            await asyncio.sleep(self._config.redial_pause)
+
+    def _patience(self, first: bool) -> float:
+        return self._config.waiting_after if first else self._config.silence
+
+    def _away(self, seconds: float, *, first: bool) -> PeerLost:
+        how = "did not come" if first else "went away and did not come back"
+        return PeerLost(
+            f"{self.name} {how} within {seconds:.0f} s",
+            remedy=f"see that {self.name} runs and is reachable, then give the same command again everywhere",
+            party=self.me,
+        )
+
+    async def _handshake(self, link: Link) -> Link:
+        try:
+            hello = Hello(**{**_fields(self._hello), "seen": self._next_in})
+            parts = encode(hello)
+            await link.send(pack_header(0, 0, sum(map(len, parts)), 0, 0), parts)
+            async with asyncio.timeout(self._config.handshake_timeout if self._their_session else None):
+                header, payload = await link.recv()
+            if header.type != 0:
+                _not_hello(self.name, self.me)
+            self._check_hello(decode(Hello, payload))
+        except BaseException as error:
+            link.fail(error)
+            raise
+        return link
+
+    def _check_hello(self, theirs: Hello) -> None:
+        mine = self._hello
+        if (theirs.wire_version, theirs.schema) != (WIRE, mine.schema):
+            raise ConfigError(
+                f"{self.name} runs veilsum {theirs.version}, this party {mine.version}, which differ",
+                remedy="install the same version at all parties",
+                party=self.me,
+            )
+        if theirs.party != self.name:
+            raise ProtocolError(f"{self.name} calls itself {theirs.party!r}", party=self.me)
+        if self._their_session not in {None, theirs.session}:
+            raise _restarted(self.name, self.me)
+        self._their_session = theirs.session
+        self._forget(theirs.seen)
+        oldest = self._unseen[0].sequence if self._unseen else self._next_out
+        if not oldest <= theirs.seen <= self._next_out:
+            raise ProtocolError(f"{self.name} claims frames that were never sent", party=self.me)
+
+    async def _resend(self, link: Link) -> None:
+        # until none is left: what is posted meanwhile queues behind, so that the order stays
+        last = 0
+        while frames := [frame for frame in self._unseen if frame.sequence > last]:
+            for frame in frames:
+                last = frame.sequence
+                with suppress(PeerLost, OSError):
+                    await link.send(frame.header, frame.parts)
+
+    def _on_break(self, error: BaseException | None) -> None:
+        if isinstance(error, VeilsumError) and not isinstance(error, PeerLost):
+            self.fail(error)
+        if self._broken is not None and not self._broken.done():
+            self._broken.set_result(None)
+
+    async def _heartbeat(self) -> None:
+        loop, config = asyncio.get_running_loop(), self._config
+        waiting = 0.0
+        while True:
+            asleep = loop.time()
+            await asyncio.sleep(config.heartbeat)
+            late = loop.time() - asleep - config.heartbeat
+            link = self._link
+            if link is None:
+                continue
+            if loop.time() - link.heard > config.silence + late:
+                # late: this process itself was held up, which says nothing about the peer
+                self._on_silence(link)
+                continue
+            beat = encode(Beat(self._next_in))
+            with suppress(PeerLost, OSError):
+                await link.send(pack_header(0, self._numbers[Beat], len(beat[0]), 0, 0), beat)
+            waiting = self._report_waiting(waiting)
+
+    def _on_silence(self, link: Link) -> None:
+        self.fail(
+            PeerLost(
+                f"{self.name} has been silent for {self._config.silence:.0f} s",
+                remedy=f"look after {self.name} and the network, then give the same command again everywhere",
+                party=self.me,
+            )
+        )
+        link.fail(PeerLost("silent"))
+
+    def _report_waiting(self, reported: float) -> float:
+        since = min((since for _, since in self._waiters.values()), default=None)
+        if since is None:
+            return 0.0
+        seconds = asyncio.get_running_loop().time() - since
+        if seconds > self.step_timeout:
+            self.fail(
+                StepTimeout(
+                    f"{self.name} is alive but has not sent what is due for {seconds:.0f} s",
+                    remedy="raise step_timeout in the job, or ask that party what keeps it",
+                    party=self.me,
+                )
+            )
+        elif seconds - reported >= self._config.waiting_after or (seconds < reported):
+            if seconds >= self._config.waiting_after:
+                self._on_waiting(self.name, seconds)
+            return seconds
+        return reported
+
+
+def _fields(hello: Hello) -> dict[str, Any]:
+    return {name: getattr(hello, name) for name in hello.__struct_fields__}
+
+
+def _aborted(peer: PartyId, abort: Abort) -> PeerAborted:
+    # a peer's words are shown only where this party knows them itself
+    kind = KINDS.get(abort.code, VeilsumError)
+    return PeerAborted(f"{peer} stopped: {kind.public} ({kind.__name__})", cause=kind.__name__)
+
+
+def _restarted(peer: PartyId, me: PartyId) -> PeerLost:
+    return PeerLost(
+        f"{peer} was started again and no longer knows this attempt",
+        remedy="give the same command again here: the run goes on where its journals stand",
+        party=me,
+    )
+
+
+def _not_hello(peer: PartyId, me: PartyId) -> None:
+    raise ProtocolError(f"{peer} did not begin with a Hello", party=me)
