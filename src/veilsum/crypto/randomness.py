@@ -2,8 +2,11 @@
 
 import secrets
 
+import numpy as np
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from numpy.typing import NDArray
 
 
 def fresh(size: int) -> bytes:
@@ -27,3 +30,9 @@ class Randomness:
         """Return ``size`` bytes, at most 8160."""
         info = f"veilsum/randomness/1/{attempt}/{index}/{stage}".encode()
         return HKDFExpand(hashes.SHA256(), size, info).derive(self._secret)
+
+    def numbers(self, attempt: int, stage: str, index: int, count: int) -> NDArray[np.uint64]:
+        """Return ``count`` independent uniform 64-bit numbers, from a ChaCha20 key stream (RFC 8439)."""
+        key = self.derive(attempt, stage, index, 32)
+        stream = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor().update(bytes(8 * count))
+        return np.frombuffer(stream, "<u8")

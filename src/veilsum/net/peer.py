@@ -125,6 +125,10 @@ class Peer:
         else:
             for message in messages:
                 await self.send(message)
+        await self.end(cls)
+
+    async def end(self, cls: type[M]) -> None:
+        """End a stream of messages of one type."""
         await self._post(cls, [], END)
 
     async def stream(self, cls: type[M]) -> AsyncIterator[M]:

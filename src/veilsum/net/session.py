@@ -34,6 +34,7 @@ from veilsum.net.lane import Lane, run_lanes
 from veilsum.net.messages import Message, schema_digest
 from veilsum.net.peer import Peer
 from veilsum.net.ports import Journal, Links
+from veilsum.net.stage import Stage
 from veilsum.net.transcript import Entry
 from veilsum.parties import PartyId, Role, RunId, SessionId
 
@@ -190,6 +191,11 @@ class Session:
             party=self.me,
         )
 
+    @property
+    def everybody_ended(self) -> bool:
+        """Whether every peer has said that it ended well."""
+        return all(peer.said_bye.is_set() for peer in self.peers.values())
+
     async def _farewell(self) -> None:
         await self._all(peer.say_bye() for peer in self.peers.values())
         # everything needed has arrived; a peer that cannot say so in time costs nobody the result
@@ -306,6 +312,10 @@ class Session:
     async def commit(self, stage: str, index: int, output: bytes) -> None:
         """Make the output of a stage's next index durable."""
         await self.compute(self.journal.commit, stage, index, output)
+
+    def stage(self, name: str, count: int) -> Stage:
+        """Return a durable stage of this run with its public count."""
+        return Stage(self, name, count)
 
     def done_by(self, peer: PartyId, stage: str) -> int:
         """Return how many indices of a stage a peer had committed when this session began."""

@@ -241,7 +241,8 @@ class TlsLinks(Links):
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False  # the certificate itself is compared
         context.verify_mode = ssl.CERT_REQUIRED
-        context.num_tickets = 0
+        if side == ssl.PROTOCOL_TLS_SERVER:
+            context.num_tickets = 0  # a client context refuses even the zero
         context.set_alpn_protocols(protocols)
         for certificate in trusted:
             context.load_verify_locations(cadata=certificate)

@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from veilsum.errors import StoreError
 
@@ -44,3 +45,11 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise full_or_broken(error, path) from error
+
+
+class Scratch(NamedTuple):
+    """Room for intermediate results of one run: a private folder, and how much memory may be used instead."""
+
+    folder: Path
+    budget: int
+    """bytes"""

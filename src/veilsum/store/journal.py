@@ -83,7 +83,7 @@ class FileJournal:
         with self._guarded():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._db = sqlite3.connect(folder / "journal.db", check_same_thread=False, isolation_level=None)
-            os.chmod(folder / "journal.db", 0o600)
+            (folder / "journal.db").chmod(0o600)
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")

@@ -1,0 +1,148 @@
+// The one extension module: checks what Python hands over, lets go of the GIL, calls a kernel.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <cstring>
+
+#include "cpu.h"
+#include "sha512.h"
+#include "x25519.h"
+
+namespace nb = nanobind;
+using veilsum::cpu::Path;
+
+namespace {
+
+using Bytes1 = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Offsets = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <int width> using Rows = nb::ndarray<const uint8_t, nb::shape<-1, width>, nb::c_contig, nb::device::cpu>;
+template <int width> using Out = nb::ndarray<uint8_t, nb::shape<-1, width>, nb::c_contig, nb::device::cpu>;
+
+[[noreturn]] void refuse(const char *why) { throw nb::value_error(why); }
+
+// A path that this family does not have, or this machine cannot run, never reaches a kernel.
+template <typename Kernels> struct Choice {
+    Path path;
+    const Kernels *kernels;
+};
+
+template <typename Kernels, size_t n> const Kernels &choose(const char *path, const Choice<Kernels> (&choices)[n]) {
+    for (const auto &choice : choices) {
+        if (std::strcmp(path, veilsum::cpu::name(choice.path)) != 0) continue;
+        if (!veilsum::cpu::supports(choice.path)) refuse("this machine cannot run that path");
+        return *choice.kernels;
+    }
+    refuse("no such path in this family of kernels");
+}
+
+constexpr Choice<veilsum::sha512::Kernels> sha512_choices[] = {
+#ifdef VEILSUM_X86
+    {Path::avx512, &veilsum::sha512::avx512::kernels},
+#endif
+    {Path::portable, &veilsum::sha512::portable::kernels},
+};
+
+constexpr Choice<veilsum::x25519::Kernels> x25519_choices[] = {
+#ifdef VEILSUM_X86
+    {Path::ifma, &veilsum::x25519::ifma::kernels},
+#endif
+    {Path::portable, &veilsum::x25519::portable::kernels},
+};
+
+veilsum::sha512::Messages checked(const Bytes1 &data, const Offsets &offsets) {
+    if (offsets.shape(0) == 0) refuse("offsets need at least one entry");
+    const size_t count = offsets.shape(0) - 1;
+    const int64_t *o = offsets.data();
+    bool ordered = o[0] >= 0 && o[count] <= static_cast<int64_t>(data.shape(0));
+    for (size_t i = 0; i < count; i++) ordered &= o[i] <= o[i + 1];
+    if (!ordered) refuse("offsets must rise from at least 0 to at most the length of the data");
+    return {data.data(), o, count};
+}
+
+void sha512_digest(const char *path, const Bytes1 &data, const Offsets &offsets, const Out<64> &out) {
+    const auto &kernels = choose(path, sha512_choices);
+    const auto messages = checked(data, offsets);
+    if (out.shape(0) != messages.count) refuse("out must have one row a message");
+    nb::gil_scoped_release released;
+    kernels.digest(messages, out.data());
+}
+
+void sha512_expand(const char *path, const Bytes1 &data, const Offsets &offsets, const nb::bytes &dst,
+                   const Out<-1> &out) {
+    const auto &kernels = choose(path, sha512_choices);
+    const auto messages = checked(data, offsets);
+    const auto *tag = static_cast<const uint8_t *>(dst.data());
+    const size_t tag_length = dst.size(), length = out.shape(1);
+    if (out.shape(0) != messages.count) refuse("out must have one row a message");
+    if (tag_length < 1 || tag_length > 255) refuse("the domain separation tag must have 1 to 255 bytes");
+    if (length < 1 || length > 64) refuse("one output block has 1 to 64 bytes");
+    nb::gil_scoped_release released;
+    kernels.expand(messages, tag, tag_length, length, out.data());
+}
+
+void x25519_mul(const char *path, const nb::bytes &scalar, const Rows<32> &points, const Out<32> &out) {
+    const auto &kernels = choose(path, x25519_choices);
+    if (!kernels.mul) refuse("this path has no native ladder");
+    if (scalar.size() != 32) refuse("a scalar has 32 bytes");
+    if (out.shape(0) != points.shape(0)) refuse("out must have as many rows as points");
+    const auto *key = static_cast<const uint8_t *>(scalar.data());
+    nb::gil_scoped_release released;
+    kernels.mul(key, points.data(), points.shape(0), out.data());
+}
+
+void x25519_map(const char *path, const Rows<48> &uniform, const Out<32> &out) {
+    const auto &kernels = choose(path, x25519_choices);
+    if (out.shape(0) != uniform.shape(0)) refuse("out must have as many rows as uniform");
+    nb::gil_scoped_release released;
+    kernels.map(uniform.data(), uniform.shape(0), out.data());
+}
+
+// All names of paths, best first; `here`: only those this machine can run.
+nb::list cpu_paths(bool here) {
+    nb::list paths;
+    for (int i = veilsum::cpu::path_count - 1; i >= 0; i--) {
+        const auto path = static_cast<Path>(i);
+        if (!here || veilsum::cpu::supports(path)) paths.append(veilsum::cpu::name(path));
+    }
+    return paths;
+}
+
+nb::dict cpu_features() {
+    veilsum::cpu::Feature all[veilsum::cpu::feature_count];
+    veilsum::cpu::features(all);
+    nb::dict found;
+    for (const auto &feature : all) found[feature.name] = feature.present;
+    return found;
+}
+
+template <typename Kernels, size_t n> nb::list names(const Choice<Kernels> (&choices)[n]) {
+    nb::list list;
+    for (const auto &choice : choices) list.append(veilsum::cpu::name(choice.path));
+    return list;
+}
+
+// Family -> the paths that were built, best first.
+nb::dict families() {
+    nb::dict all;
+    all["sha512"] = names(sha512_choices);
+    all["x25519"] = names(x25519_choices);
+    return all;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "Native kernels; call them through the modules of veilsum.arith.";
+    m.def("cpu_paths", &cpu_paths, nb::arg("here"));
+    m.def("cpu_features", &cpu_features);
+    m.def("families", &families);
+    // noconvert: a wrong dtype or layout is refused, never silently copied
+    m.def("sha512_digest", &sha512_digest, nb::arg("path"), nb::arg("data").noconvert(),
+          nb::arg("offsets").noconvert(), nb::arg("out").noconvert());
+    m.def("sha512_expand", &sha512_expand, nb::arg("path"), nb::arg("data").noconvert(),
+          nb::arg("offsets").noconvert(), nb::arg("dst"), nb::arg("out").noconvert());
+    m.def("x25519_mul", &x25519_mul, nb::arg("path"), nb::arg("scalar"), nb::arg("points").noconvert(),
+          nb::arg("out").noconvert());
+    m.def("x25519_map", &x25519_map, nb::arg("path"), nb::arg("uniform").noconvert(),
+          nb::arg("out").noconvert());
+}

@@ -1,0 +1,258 @@
+"""The demo: three organisations as three processes over mutual TLS, on real rows with generated ids."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import msgspec
+import typer
+
+from veilsum import events
+from veilsum.cli.output import Printer
+from veilsum.cli.progress import watching
+from veilsum.errors import KINDS, ConfigError, VeilsumError
+
+if TYPE_CHECKING:
+    from veilsum.node.demo_data import DemoData
+    from veilsum.node.report import RecordLine
+    from veilsum.node.summary import Summary
+
+PARTIES = ("insurer-a", "insurer-b", "referee")
+CHAPTERS = ("align",)
+_MARK = "made by veilsum demo\n"
+
+JOB = """\
+kind = "hidden_psi"
+purpose = "demo: which customers do both insurers have"
+expires = {expires}
+
+[parties]
+member = ["insurer-a", "insurer-b"]
+collector = "referee"
+
+[data]
+insurer-a = "customers"
+insurer-b = "customers"
+
+[params]
+mode = "open"
+share_matches = true
+"""
+
+PARTY = """\
+name = "{name}"
+key = "{name}.key"
+federation = "federation.toml"
+"""
+
+DATA = """
+[data.customers]
+source = "{source}"
+ids = {{ columns = ["phone"], kind = "phone", region = "US", duplicates = "refuse" }}
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(demo)
+
+
+def demo(
+    ctx: typer.Context,
+    chapter: Annotated[
+        str, typer.Argument(help=f"One of: {', '.join(CHAPTERS)}; all of them by default.")
+    ] = "",
+    *,
+    folder: Annotated[Path, typer.Option(help="Where to work; an earlier demo there is replaced.")] = Path(
+        "veilsum-demo"
+    ),
+    rows: Annotated[int, typer.Option(help="Customers of each insurer; 0: all there are.", min=-1)] = -1,
+) -> None:
+    """Show a joint computation between three real processes on this machine."""
+    from veilsum.node.demo_data import write_demo
+    from veilsum.node.report import render
+    from veilsum.store.files import write_whole
+
+    printer: Printer = ctx.obj
+    if chapter and chapter not in CHAPTERS:
+        raise ConfigError(f"the demo has no chapter {chapter!r}", remedy=f"built are: {', '.join(CHAPTERS)}")
+    if rows < 0:
+        rows = 0 if chapter else 6000  # a chapter alone is the same, larger
+    began = time.monotonic()
+    _clear(folder)
+    printer.say("1  align: which customers do two insurers share?  (real rows, generated ids)")
+    data = write_demo(folder, rows=rows or None)
+    _write_parties(folder, data)
+    with watching(printer) as sink:
+        summaries = asyncio.run(_play(folder, sink))
+    records = _records(folder)
+    page = folder / "report.html"
+    write_whole(page, render(summaries, title="veilsum demo", records=records).encode(), mode=0o644)
+    _tell(printer, summaries, data, time.monotonic() - began, page, records)
+
+
+def _clear(folder: Path) -> None:
+    """Remove an earlier demo, and nothing else."""
+    mark = folder / ".demo"
+    if folder.exists() and any(folder.iterdir()) and not mark.exists():
+        raise ConfigError(f"{folder} exists and is not an earlier demo", remedy="give another --folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    mark.write_text(_MARK)
+
+
+def _write_parties(folder: Path, data: "DemoData") -> None:
+    from veilsum.node import config, identity
+    from veilsum.parties import Federation, Member, PartyId
+
+    members = {}
+    for name, port in zip(PARTIES, _free_ports(len(PARTIES)), strict=True):
+        home = folder / name
+        home.mkdir(mode=0o700, exist_ok=True)
+        own = identity.new_identity(home, name)
+        members[PartyId(name)] = Member(own.certificate, f"127.0.0.1:{port}")
+    federation = Federation("insurers", members)
+    sources = {"insurer-a": data.insurer_a.path.name, "insurer-b": data.insurer_b.path.name}
+    expires = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=30)
+    (folder / "job.toml").write_text(JOB.format(expires=expires))
+    for name in PARTIES:
+        config.save_federation(folder / name / "federation.toml", federation)
+        text = PARTY.format(name=name) + (DATA.format(source=sources[name]) if name in sources else "")
+        path = folder / name / "party.toml"
+        path.touch(mode=0o600)
+        path.write_text(text)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+class _Child(NamedTuple):
+    """One party's process."""
+
+    name: str
+    process: asyncio.subprocess.Process
+
+
+async def _play(folder: Path, sink: events.Sink) -> "list[Summary]":
+    """Run every party's process, pass on its events, and return what each has learnt."""
+    children = [await _start(folder, name) for name in PARTIES]
+    try:
+        return list(await asyncio.gather(*(_follow(child, sink) for child in children)))
+    finally:
+        for child in children:
+            if child.process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    child.process.send_signal(signal.SIGINT)
+        await asyncio.gather(*(child.process.wait() for child in children))
+
+
+async def _start(folder: Path, name: str) -> _Child:
+    command = ["-m", "veilsum.cli.main", "run", str(folder / "job.toml"), "--as", name]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        "--home",
+        str(folder / name),
+        "--json",
+        stdout=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    return _Child(name, process)
+
+
+async def _follow(child: _Child, sink: events.Sink) -> "Summary":
+    from veilsum.node.summary import Summary
+
+    assert child.process.stdout is not None
+    last = b"{}"
+    async for line in child.process.stdout:
+        if line.startswith(b'{"event"'):
+            sink(events.decode(line))
+        else:
+            last = line
+    if await child.process.wait():
+        raise _failure(child.name, last)
+    return msgspec.json.decode(last, type=Summary)
+
+
+def _failure(name: str, last: bytes) -> VeilsumError:
+    told = msgspec.json.decode(last, type=dict[str, str | None])
+    kind = KINDS.get(told.get("error") or "", VeilsumError)
+    message = told.get("message") or f"the process of {name} ended without a word"
+    return kind(f"{name}: {message}", remedy=told.get("remedy") or "", party=name)
+
+
+def _records(folder: Path) -> "list[RecordLine]":
+    from veilsum.node.report import RecordLine
+    from veilsum.node.verification import verify_chain
+
+    lines = []
+    for name in PARTIES:
+        chain = folder / name / "state" / "records"
+        verified = verify_chain(chain)
+        command = f"veilsum record verify {chain}"
+        lines.append(
+            RecordLine(
+                party=name, path=str(chain), digest=verified[-1].digest, jobs=len(verified), command=command
+            )
+        )
+    return lines
+
+
+def _tell(
+    printer: Printer,
+    summaries: "list[Summary]",
+    data: "DemoData",
+    seconds: float,
+    page: Path,
+    records: "list[RecordLine]",
+) -> None:
+    printer.say()
+    names = list(dict.fromkeys(fact.name for s in summaries for fact in s.facts))
+    told = [{fact.name: fact.value for fact in s.facts} for s in summaries]
+    rows = [[name, *(_shown(facts.get(name, "")) for facts in told)] for name in names]
+    rows.append(["bytes sent", *(f"{s.sent:,}" for s in summaries)])
+    rows.append(["seconds", *(f"{s.seconds:.2f}" for s in summaries)])
+    printer.table(["learnt by", *(s.party for s in summaries)], rows)
+    printer.say()
+    printer.table(["who", "will have learnt"], [[leak.who, leak.what] for leak in summaries[0].leaks])
+    printer.say()
+    truth = len(data.matches)
+    matched = {s.party: fact.value for s in summaries for fact in s.facts if fact.name == "matches"}
+    right = set(matched.values()) == {truth}
+    same = "the same" if right else "NOT the same"
+    printer.say(f"plain join of both files, for comparison: {truth:,} matches ({same})")
+    printer.say(f"report: {page}")
+    printer.say(f"whole demo: {seconds:.1f} s")
+    many = f"{records[0].jobs} jobs, chain OK at {len(records)} parties"
+    printer.say(f"record: {many}; verify it: {records[0].command}")
+    printer.result(
+        {
+            "artefact": summaries[0].artefact,
+            "matches": matched,
+            "plain_join": truth,
+            "seconds": round(seconds, 2),
+            "report": str(page),
+            "records": [msgspec.to_builtins(line) for line in records],
+        }
+    )
+    if not right:
+        raise VeilsumError("the demo's result differs from the plain join: this is a bug")
+
+
+def _shown(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,51 @@
+"""The files that ``veilsum init`` and ``veilsum identity new`` write for people to fill in."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+PARTY = """\
+# party.toml: private to this organisation and readable by its owner alone (chmod 600)
+name = "{name}"
+key = "{name}.key"
+federation = "federation.toml"
+# listen = "0.0.0.0:7101"    # where to listen, if that differs from the address on the card
+
+[floor]                      # no job can lower these
+min_group = 10               # rows that a released figure rests on, at least
+max_epsilon = 8.0            # differential-privacy budget of one data set, in all
+# max_runs = 20              # jobs that may learn something about one data set, in all
+# approvals = 1              # persons who must sign a job before this party takes part
+
+# [approvers]                # `veilsum identity new --person alice` prints her line
+# alice = "…"
+"""
+
+DATA = """
+[data.customers]
+source = "customers.parquet" # or a CSV file, or {{ duckdb = "crm.db", query = "SELECT …" }}
+ids = {{ columns = ["phone"], kind = "phone", region = "US", duplicates = "refuse" }}
+"""
+
+JOBS: Mapping[str, str] = MappingProxyType(
+    {
+        "hidden_psi": """\
+# job.toml: identical at every party; its hash is compared before anything else happens
+kind = "hidden_psi"
+purpose = "say here what the result is for: it is recorded and approved"
+expires = {expires}
+
+[parties]
+signer = "{other}"           # its key signs the client's blinded ids; it learns how many there are
+client = "{own}"
+
+[data]                       # names of data sets in each party's own party.toml, never paths
+{own} = "customers"
+{other} = "customers"
+
+[params]
+mode = "hidden_one"
+key_bits = 2048
+""",
+    }
+)
+"""Kind → a job file with ``own`` and ``other`` parties and an ``expires`` date."""

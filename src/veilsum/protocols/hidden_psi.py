@@ -1,0 +1,552 @@
+"""Alignment of rows by a private set intersection; here mode ``open``: the matches are learnt openly.
+
+Two or more *members* hold ids; one *collector*, a member or a neutral party without ids, compares what
+all of them have masked. Every member i has a fresh secret scalar kᵢ and sends H(x)^kᵢ for its ids x, in a
+secret random order, around the ring of members; each masks it with its own scalar and passes it on in the
+same order. What the last one hands in to the collector are tags of H(x)^(k₁·k₂·…·kₙ): equal for equal ids,
+and useless to anybody for testing an id of his own. H is RFC 9380's curve25519_XMD:SHA-512_ELL2_NU_,
+the power is X25519 (RFC 7748).
+
+| step | who | message |
+|---|---|---|
+| 1 | member → member, collector | `Size(how many ids, their declared form)` |
+| 2 | member → member | `MaskedPoints(H(x)^k, round 0 … n-2 of the ring, in fixed batches)` |
+| 3 | member → collector | `Tags(H(x)^(k₁…kₙ), truncated)` |
+| 4 | collector → member | `Places(for every id in the order sent: its place in the common order, or none)` |
+
+Two members of which one is the collector is the well-known two-party protocol. Messages 1 to 3 depend on
+sizes only, and so does the length of message 4.
+
+Adversary: semi-honest. A member that deviates can put any ids into its own list, as in every such protocol;
+the collector can lie about the places. No coalition learns an id that none of it holds.
+A member that colludes with the collector learns which of its own ids each other member holds.
+
+Leaks:
+    members: the number of ids of every member; with ``share_matches``, which of their own ids all hold.
+    collector: the number of ids of every member, and how many ids each combination of members shares
+        (2ⁿ-1 cells; for two members that is the size of the intersection). A collector that is itself
+        a member also learns which of its own ids each combination holds.
+    Equal ids of different runs cannot be linked: the scalars are fresh in every run.
+
+Source: C. Meadows, IEEE S&P 1986; B. Huberman, M. Franklin, T. Hogg, ACM EC 1999; the ring is the folklore
+n-party form.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Annotated, Literal, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from veilsum.crypto import dh
+from veilsum.data.ids import IdBatch
+from veilsum.errors import ConfigError, DataError, ProtocolError
+from veilsum.jobs import Job, Leak
+from veilsum.net.config import KIB
+from veilsum.net.messages import Buffer, Message, message
+from veilsum.net.ports import Journal
+from veilsum.net.session import Session
+from veilsum.net.stage import Stage
+from veilsum.parties import PartyId, Role
+from veilsum.store.files import Scratch
+from veilsum.store.tables import Partitions, Shuffled
+from veilsum.store.tags import Join, tag_tables
+
+KIND = "hidden_psi"
+ADVERSARY = (
+    "semi-honest parties: each follows the protocol and may study what it sees. A member can enter ids that "
+    "are not its own. A member that colludes with the collector learns which of its own ids each other member "
+    "holds."
+)
+MEMBER, COLLECTOR = Role("member"), Role("collector")
+BATCH_LIMIT = 65536
+NOWHERE = np.uint32(0xFFFFFFFF)
+HASHED_AT_ONCE = 65536  # ids: two MiB of points
+
+Points = Annotated[NDArray[np.uint8], Buffer("u1", (None, 32))]
+TagBytes = Annotated[NDArray[np.uint8], Buffer("u1", (None, None))]
+PlaceNumbers = Annotated[NDArray[np.uint32], Buffer("u4", (None,))]
+
+
+class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the parties agree on beyond their names.
+
+    Attributes:
+        mode: ``open``, the one mode that is built.
+        suite: the Diffie-Hellman suite.
+        share_matches: whether members other than the collector are told their own matches.
+        batch: ids per message and per durable step, at most 65536.
+        max_ids: the most ids of one member.
+    """
+
+    mode: Literal["open"] = "open"
+    suite: Literal["X25519"] = "X25519"
+    share_matches: bool = False
+    batch: Annotated[int, msgspec.Meta(ge=1, le=BATCH_LIMIT)] = 32768
+    max_ids: Annotated[int, msgspec.Meta(ge=1, le=2**32 - 2)] = 200_000_000
+
+
+@message(1, by="member")
+class Size(Message, frozen=True):
+    """How many distinct ids the sender brings, and the form that it declares for them."""
+
+    ids: int
+    form: str
+
+
+@message(2, by="member", limit=32 * BATCH_LIMIT + KIB)
+class MaskedPoints(Message, frozen=True):
+    """One batch of a list on its way around the ring; (n, 32) uint8 u-coordinates."""
+
+    round: int
+    index: int
+    points: Points
+
+
+@message(3, by="member", limit=16 * BATCH_LIMIT + KIB)
+class Tags(Message, frozen=True):
+    """One batch of a list that all members have masked; (n, width) uint8."""
+
+    index: int
+    tags: TagBytes
+
+
+@message(4, by="collector", limit=4 * BATCH_LIMIT + KIB)
+class Places(Message, frozen=True):
+    """One batch of the receiver's own list: (n,) uint32 places in the common order, or `NOWHERE`."""
+
+    index: int
+    places: PlaceNumbers
+
+
+MESSAGES = (Size, MaskedPoints, Tags, Places)
+
+
+class Ids(Protocol):
+    """A member's distinct, valid ids in their declared normal form."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+
+    @property
+    def form(self) -> str:
+        """The declared form in public words; equal at all members."""
+
+    def batches(self, size: int) -> Iterator[IdBatch]:
+        """Yield them in an order that is the same every time."""
+
+
+class Ring(NamedTuple):
+    """Who masks after whom, and who compares."""
+
+    members: tuple[PartyId, ...]
+    collector: PartyId
+
+    @classmethod
+    def of(cls, job: Job, params: Params) -> "Ring":
+        """Read the ring off a job.
+
+        Raises:
+            ConfigError: the roles do not fit the protocol, or nobody would learn anything.
+        """
+        members, collectors = job.parties.get(MEMBER, ()), job.parties.get(COLLECTOR, ())
+        if set(job.parties) != {MEMBER, COLLECTOR} or len(collectors) != 1:
+            raise ConfigError(
+                "a hidden_psi job in mode open has the roles member (a list) and collector (one party)",
+                remedy='write for example [parties] member = ["a", "b"], collector = "a"',
+            )
+        if not 2 <= len(set(members)) == len(members) <= 6:
+            raise ConfigError(
+                "a hidden_psi job has 2 to 6 different members", remedy="correct [parties] member"
+            )
+        if collectors[0] not in members and not params.share_matches:
+            raise ConfigError(
+                f"the collector {collectors[0]} brings no ids, so that nobody would learn its matches",
+                remedy="set share_matches = true in [params], or make a member the collector",
+            )
+        return cls(members, collectors[0])
+
+    def neighbour(self, me: PartyId, steps: int) -> PartyId:
+        """Return the member so many places after ``me``."""
+        return self.members[(self.members.index(me) + steps) % len(self.members)]
+
+
+class Alignment(NamedTuple):
+    """What a party has learnt; ``matches`` is None for one that is not told.
+
+    Attributes:
+        sizes: member → number of its ids.
+        matched: how many of the own ids all members hold.
+        matches: committed pairs of (own source row, place in the common order).
+        cells: at the collector, members that share → number of ids that exactly these share.
+    """
+
+    sizes: dict[PartyId, int]
+    matched: int | None
+    matches: Stage | None
+    cells: dict[tuple[PartyId, ...], int] | None
+
+
+PAIR = np.dtype([("row", "<i8"), ("place", "<u4")])
+
+
+def leaks(job: Job, params: Params) -> tuple[Leak, ...]:
+    """Return who will have learnt what, before anything runs."""
+    ring = Ring.of(job, params)
+    told = "which of its own ids all members hold, and so how many"
+    table = [Leak("alignment", m, "the number of ids of every member") for m in ring.members]
+    table += [Leak("alignment", m, told) for m in ring.members if params.share_matches or m == ring.collector]
+    if len(ring.members) > 2 or ring.collector not in ring.members:
+        cells = f"how many ids each of the {2 ** len(ring.members) - 1} combinations of members shares"
+        table.append(Leak("alignment", ring.collector, f"the number of ids of every member, and {cells}"))
+    if len(ring.members) > 2 and ring.collector in ring.members:
+        table.append(Leak("alignment", ring.collector, "which other members hold each of its own ids"))
+    return tuple(table)
+
+
+async def align(s: Session, params: Params, ids: Ids | None, scratch: Scratch) -> Alignment:
+    """Play all roles that this party has; members bring ``ids``."""
+    ring = Ring.of(s.job, params)
+    async with s.step(1, "sizes"):
+        sizes = await announce(s, ring, params, ids)
+    state = _Stages(s, ring, params, sizes)
+    async with asyncio.TaskGroup() as roles:
+        own = roles.create_task(member(s, state, ids, scratch)) if ids is not None else None
+        compared = roles.create_task(collector(s, state, scratch)) if s.me == ring.collector else None
+    matched = None if own is None else own.result()
+    return Alignment(
+        sizes, matched, None if matched is None else state.matches, compared.result() if compared else None
+    )
+
+
+async def announce(s: Session, ring: Ring, params: Params, ids: Ids | None) -> dict[PartyId, int]:
+    """Tell everybody one's own size and form; learn theirs.
+
+    Raises:
+        DataError: no ids, more than the job allows, or another form than the other members'.
+    """
+    if ids is not None:  # 1
+        _check_own(ids, params, s.me)
+        await s.broadcast(Size(ids.count, ids.form))
+    theirs = await s.gather(Size, of=ring.members)  # 1
+    if ids is not None:
+        theirs[s.me] = Size(ids.count, ids.form)
+    for name, size in theirs.items():
+        if not 0 < size.ids <= params.max_ids:
+            raise ProtocolError(f"{name} announces {size.ids} ids; the job allows 1 to {params.max_ids}")
+    forms = {name: theirs[name].form for name in ring.members}
+    if len(set(forms.values())) > 1:
+        shown = "; ".join(f"{name}: {form}" for name, form in forms.items())
+        raise DataError(
+            f"the members declare different forms of ids ({shown})",
+            remedy="agree on one ids = { … } declaration",
+        )
+    return {name: theirs[name].ids for name in ring.members}
+
+
+async def member(s: Session, state: "_Stages", ids: Ids, scratch: Scratch) -> int | None:
+    """Mask one's own ids and everybody else's; learn one's own matches if told. Returns how many."""
+    key = dh.gen_key(s.random.derive(0, "key", 0, 32))
+    async with s.step(2, "mask and pass on"), asyncio.TaskGroup() as tasks:
+        tasks.create_task(mask_own(s, state, key, ids, scratch))
+        tasks.create_task(mask_others(s, state, key))
+        tasks.create_task(pass_on(s, state))
+        tasks.create_task(hand_in(s, state))
+    if not state.told(s.me):
+        return None
+    async with s.step(4, "matches"):
+        return await learn_matches(s, state)
+
+
+async def mask_own(s: Session, state: "_Stages", key: dh.Key, ids: Ids, scratch: Scratch) -> None:
+    """Put H(x)^k of all own ids, in a secret random order, into round 0; keep which row stands where."""
+    points, rows = state.rounds[0], state.rows
+    if points.complete and rows.complete:
+        return
+    table = await s.compute(shuffle, s, ids, scratch)
+    try:
+        chunks = table.chunks(state.batch)
+        for index in range(points.count):
+            chunk = await s.compute(next, chunks)
+            if index in rows.left():
+                await rows.commit(index, np.ascontiguousarray(chunk[:, 32:]).tobytes())
+            if index in points.left():
+                masked = await s.compute(dh.mask, key, np.ascontiguousarray(chunk[:, :32]))
+                await points.commit(index, masked.tobytes())
+    finally:
+        table.close()
+
+
+async def mask_others(s: Session, state: "_Stages", key: dh.Key) -> None:
+    """Mask each other member's list as it comes from the neighbour before, in rounds 1 … n-1."""
+    before = s[state.ring.neighbour(s.me, -1)]
+    for number, stage in enumerate(state.rounds[1:], start=1):
+        if stage.complete:
+            continue
+        origin = state.ring.neighbour(s.me, -number)
+        async for batch in before.stream(MaskedPoints):  # 2
+            state.check(batch.index, len(batch.points), stage, origin, sender=before.name)
+            if batch.round != number - 1:
+                raise ProtocolError(f"{before.name} sent round {batch.round} where {number - 1} was due")
+            masked = await s.compute(dh.mask, key, batch.points)
+            if number == len(state.rounds) - 1:
+                masked = dh.tags(masked, state.width)
+            await stage.commit(batch.index, masked.tobytes())
+        state.check_end(stage, before.name)
+
+
+async def pass_on(s: Session, state: "_Stages") -> None:
+    """Send rounds 0 … n-2 to the next member, in order, from where its journal stands."""
+    after = s[state.ring.neighbour(s.me, 1)]
+    for number, stage in enumerate(state.rounds[:-1]):
+        start = s.done_by(after.name, f"round {number + 1}")
+        if start < stage.count:
+            async for index, data in stage.follow(start):
+                await after.send(MaskedPoints(number, index, _matrix(data, 32)))  # 2
+            await after.end(MaskedPoints)
+
+
+async def hand_in(s: Session, state: "_Stages") -> None:
+    """Send the list that this member masks last to the collector, as tags."""
+    if s.me == state.ring.collector:
+        return
+    stage, origin = state.rounds[-1], state.ring.neighbour(s.me, 1)
+    start = s.done_by(state.ring.collector, f"tags of {origin}")
+    if start == stage.count:
+        return
+    to = s[state.ring.collector]
+    async with s.step(3, "hand in tags"):
+        async for index, data in stage.follow(start):
+            await to.send(Tags(index, _matrix(data, state.width)))  # 3
+        await to.end(Tags)
+
+
+async def learn_matches(s: Session, state: "_Stages") -> int:
+    """Receive one's places and keep (own row, place) of the matches; return how many."""
+    if s.me == state.ring.collector:
+        async for index, data in state.places[s.me].follow(state.matches.done):
+            await keep_matches(state, index, np.frombuffer(data, "<u4"))
+    elif not state.matches.complete:
+        async for batch in s[state.ring.collector].stream(Places):  # 4
+            state.check(batch.index, len(batch.places), state.matches, s.me, sender=state.ring.collector)
+            await keep_matches(state, batch.index, batch.places)
+        state.check_end(state.matches, state.ring.collector)
+    return sum([len(data) // PAIR.itemsize async for _, data in state.matches.follow()])
+
+
+async def keep_matches(state: "_Stages", index: int, places: NDArray[np.uint32]) -> None:
+    """Commit the pairs of one batch."""
+    rows = np.frombuffer(await state.rows.read(index), "<i8")
+    held = places != NOWHERE
+    pairs = np.empty(int(held.sum()), PAIR)
+    pairs["row"], pairs["place"] = rows[held], places[held]
+    await state.matches.commit(index, pairs.tobytes())
+
+
+async def collector(s: Session, state: "_Stages", scratch: Scratch) -> dict[tuple[PartyId, ...], int]:
+    """Gather all lists of tags, compare them, tell each member its places; return the cells' sizes."""
+    ring = state.ring
+    async with asyncio.TaskGroup() as tasks:
+        for origin in ring.members:
+            if ring.neighbour(origin, -1) != s.me:
+                tasks.create_task(receive_tags(s, state, origin))
+    async with s.step(3, "compare"):
+        cells = await compare(s, state, scratch)
+    told = [name for name in ring.members if name != s.me and state.told(name)]
+    if told:
+        async with s.step(4, "tell places"), asyncio.TaskGroup() as tasks:
+            for name in told:
+                tasks.create_task(send_places(s, state, name))
+    return cells
+
+
+async def receive_tags(s: Session, state: "_Stages", origin: PartyId) -> None:
+    """Receive the tags of one member's list from the member that masked it last."""
+    stage, last = state.tags[origin], s[state.ring.neighbour(origin, -1)]
+    if stage.complete:
+        return
+    async for batch in last.stream(Tags):  # 3
+        state.check(batch.index, len(batch.tags), stage, origin, sender=last.name)
+        if batch.tags.shape[1] != state.width:
+            raise ProtocolError(f"{last.name} sent tags of another width than {state.width} bytes")
+        await stage.commit(batch.index, batch.tags.tobytes())
+    state.check_end(stage, last.name)
+
+
+async def send_places(s: Session, state: "_Stages", name: PartyId) -> None:
+    """Send one member its places, from where its journal stands."""
+    start = s.done_by(name, "matches")
+    if start < state.places[name].count:
+        async for index, data in state.places[name].follow(start):
+            await s[name].send(Places(index, np.frombuffer(data, "<u4")))  # 4
+        await s[name].end(Places)
+
+
+# -- local steps, out of core
+
+
+def shuffle(s: Session, ids: Ids, scratch: Scratch) -> Shuffled:
+    """Hash all ids to points and put them with their rows in a secret, uniformly random order."""
+    table = Shuffled(scratch.folder, 40, expected=ids.count, budget=scratch.budget // 2)
+    for index, batch in enumerate(ids.batches(HASHED_AT_ONCE)):
+        points = dh.hash_to_points(batch.data, batch.offsets)
+        records = np.concatenate([points, batch.rows.astype("<i8").view(np.uint8).reshape(-1, 8)], axis=1)
+        # the same order at every attempt: what was sent before a crash stays where it was
+        table.append(records, s.random.numbers(0, "order", index, len(batch)))
+    return table
+
+
+async def compare(s: Session, state: "_Stages", scratch: Scratch) -> dict[tuple[PartyId, ...], int]:
+    """Join all lists of tags and commit every told member's places; return the sizes of the cells."""
+    members = state.ring.members
+    sizes = [state.sizes[name] for name in members]
+    tables = tag_tables(scratch.folder, state.width, expected=sizes, budget=scratch.budget // 2)
+    for table, name in zip(tables, members, strict=True):
+        async for _, data in state.tags[name].follow():
+            await s.compute(table.append, _matrix(data, state.width))
+    places = [Located(scratch, size) for size in sizes]
+    join = Join(tables)
+    await s.compute(locate, join, places)
+    for name, repeated in zip(members, join.duplicates, strict=True):
+        if repeated:
+            raise ProtocolError(f"the list of {name} holds {repeated} ids more than once", party=s.me)
+    for name, located in zip(members, places, strict=True):
+        stage, chunks = state.places[name], located.chunks(state.batch)
+        for index in range(stage.count if state.told(name) else 0):
+            chunk = await s.compute(next, chunks)
+            if index in stage.left():
+                await stage.commit(index, chunk.tobytes())
+    for table in tables:
+        table.close()
+    for located in places:
+        located.close()
+    return {
+        tuple(name for bit, name in enumerate(members) if cell >> bit & 1): int(count)
+        for cell, count in enumerate(join.cells)
+        if cell
+    }
+
+
+def locate(join: Join, places: list["Located"]) -> None:
+    """Give every tag that all lists hold its place in the common order, the order of the tags."""
+    place = 0
+    for common in join:
+        numbers = np.arange(place, place + len(common), dtype=np.uint32)
+        for column, located in enumerate(places):
+            located.append(common.positions[:, column], numbers)
+        place += len(common)
+
+
+class Located:
+    """One list's positions with their places, to be read back as one place per position."""
+
+    def __init__(self, scratch: Scratch, size: int) -> None:
+        self._size = size
+        # matches lie anywhere in a list: scaled to 64 bits their positions partition it evenly
+        self._shift = np.uint64(64 - max(1, size - 1).bit_length())
+        self._pairs = Partitions(scratch.folder, 12, expected=size, budget=scratch.budget // 12)
+
+    def append(self, positions: NDArray[np.int64], places: NDArray[np.uint32]) -> None:
+        """Add pairs."""
+        keys = (positions.astype(np.uint64) << self._shift).astype(">u8").view(np.uint8).reshape(-1, 8)
+        self._pairs.append(np.concatenate([keys, places.astype("<u4").view(np.uint8).reshape(-1, 4)], axis=1))
+
+    def chunks(self, size: int) -> Iterator[NDArray[np.uint32]]:
+        """Yield the places of ``size`` positions at a time, `NOWHERE` where there is none."""
+        start = 0
+        chunk = np.full(min(size, self._size), NOWHERE, "<u4")
+        for records in self._pairs.sorted_partitions():
+            positions = (
+                np.ascontiguousarray(records[:, :8]).view(">u8")[:, 0].astype(np.uint64) >> self._shift
+            )
+            places = np.ascontiguousarray(records[:, 8:]).view("<u4")[:, 0]
+            while len(positions):
+                cut = int(np.searchsorted(positions, start + len(chunk)))
+                chunk[positions[:cut].astype(np.int64) - start] = places[:cut]
+                positions, places = positions[cut:], places[cut:]
+                if len(positions):
+                    yield chunk
+                    start += len(chunk)
+                    chunk = np.full(min(size, self._size - start), NOWHERE, "<u4")
+        while len(chunk):
+            yield chunk
+            start += len(chunk)
+            chunk = np.full(min(size, self._size - start), NOWHERE, "<u4")
+
+    def close(self) -> None:
+        """Delete everything."""
+        self._pairs.close()
+
+
+class _Stages:
+    """The durable sequences of one run at one party, and what can be checked against their public counts."""
+
+    def __init__(self, s: Session, ring: Ring, params: Params, sizes: dict[PartyId, int]) -> None:
+        self.ring, self.batch, self.sizes, self._params = ring, params.batch, sizes, params
+        self._me = s.me
+        self.width = tag_width(sizes)
+        batches = {name: -(-size // params.batch) for name, size in sizes.items()}
+        self.rounds: list[Stage] = []
+        self.tags: dict[PartyId, Stage] = {}
+        self.places: dict[PartyId, Stage] = {}
+        if s.me in ring.members:
+            origins = [ring.neighbour(s.me, -number) for number in range(len(ring.members))]
+            self.rounds = [s.stage(f"round {i}", batches[origin]) for i, origin in enumerate(origins)]
+            self.rows = s.stage("rows", batches[s.me])
+            self.matches = s.stage("matches", batches[s.me])
+        if s.me == ring.collector:
+            for name in ring.members:
+                # the list that a collector masks last itself is in its own last round already
+                own = ring.neighbour(name, -1) == s.me
+                self.tags[name] = self.rounds[-1] if own else s.stage(f"tags of {name}", batches[name])
+                self.places[name] = s.stage(f"places of {name}", batches[name])
+
+    def told(self, name: PartyId) -> bool:
+        """Whether a member learns its own matches."""
+        return name == self.ring.collector or self._params.share_matches
+
+    def check(self, index: int, count: int, stage: Stage, origin: PartyId, *, sender: PartyId) -> None:
+        """Refuse a batch that is not the next one, or not of the announced size."""
+        due = min(self.batch, self.sizes[origin] - index * self.batch)
+        if index != stage.done or index >= stage.count or count != due:
+            raise ProtocolError(
+                f"{sender} sent batch {index} of {count} where batch {stage.done} of {due} was due",
+                party=self._me,
+            )
+
+    def check_end(self, stage: Stage, sender: PartyId) -> None:
+        """Refuse a list that ended before its announced size."""
+        if not stage.complete:
+            raise ProtocolError(
+                f"{sender} ended a list after {stage.done} of {stage.count} batches", party=self._me
+            )
+
+
+def _check_own(ids: Ids, params: Params, me: PartyId) -> None:
+    if not ids.count:
+        raise DataError("the data set holds no usable id", remedy="see `veilsum data check`", party=me)
+    if ids.count > params.max_ids:
+        raise DataError(
+            f"the data set holds {ids.count} ids, the job allows {params.max_ids}",
+            remedy="raise max_ids in the job, if all parties agree",
+            party=me,
+        )
+
+
+def _matrix(data: bytes, width: int) -> NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8).reshape(-1, width)
+
+
+def tag_width(sizes: dict[PartyId, int]) -> int:
+    """Return the bytes of a tag: false matches below 2⁻⁴⁰ over the two largest lists, and at least 8."""
+    return max(8, dh.tag_width(*sorted(sizes.values())[-2:]))
+
+
+def pairs(journal: Journal, matches: Stage) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield (own source rows, places in the common order) of the matches, batch by batch."""
+    for index in range(matches.count):
+        batch = np.frombuffer(journal.read(matches.name, index), PAIR)
+        yield batch["row"].astype(np.int64), batch["place"].astype(np.int64)
