@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from rows import Row, against, emit, limited, say
 
+from rows import Row, against, emit, limited, say
 from veilsum.arith import cpu, sha512, x25519
 
 SCALAR = bytes(range(32))
@@ -93,7 +93,9 @@ def digest(repetitions: int, count: int) -> list[Row]:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a few seconds")
     repetitions, count = (5, 4096) if parser.parse_args().quick else (20, 16384)
     rows: list[Row] = []

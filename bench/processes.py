@@ -67,7 +67,9 @@ class Talker:
 class Pair:
     """A server process and a driver process; the driver measures."""
 
-    def __init__(self, program: Sequence[str], environment: Mapping[str, str], extra: Sequence[str] = ()) -> None:
+    def __init__(
+        self, program: Sequence[str], environment: Mapping[str, str], extra: Sequence[str] = ()
+    ) -> None:
         port = str(free_port())
         head, folder = list(program[:2]), list(program[2:])
         self._server = Talker([*head, "serve", *folder, port, *extra], environment)

@@ -86,7 +86,9 @@ def report(results: Results, problem: str) -> list[Row]:
     return rows
 
 
-def _reader(results: Results, size: int, convert: Callable[[float], float]) -> Callable[[str, str], float | None]:
+def _reader(
+    results: Results, size: int, convert: Callable[[float], float]
+) -> Callable[[str, str], float | None]:
     def read(name: str, way: str) -> float | None:
         seconds = results.get((name, way, size))
         return None if seconds is None else convert(seconds)
@@ -101,7 +103,9 @@ def contenders(folder: Path, grpc: environments.Environment) -> Iterator[tuple[d
     mine = dict(os.environ)
     shared = grpc.variables
     with contextlib.ExitStack() as stack:
-        pairs = {"ours": stack.enter_context(Pair([sys.executable, str(here / "echo.py"), str(folder)], mine))}
+        pairs = {
+            "ours": stack.enter_context(Pair([sys.executable, str(here / "echo.py"), str(folder)], mine))
+        }
         if importlib.util.find_spec("uvloop"):
             program = [sys.executable, str(here / "echo.py"), str(folder)]
             pairs["uvloop"] = stack.enter_context(Pair(program, mine, ["uvloop"]))
@@ -150,7 +154,9 @@ def _pem(key: object) -> bytes:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds: well under a minute")
     arguments = parser.parse_args()
     repetitions, small, large = (5, 600, 3) if arguments.quick else (15, 2000, 5)

@@ -74,7 +74,7 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 def canonical(value: Any) -> bytes:
     """Return the one encoding that is hashed and signed: JSON, sorted keys, no spaces, UTF-8."""
-    return msgspec.json.encode(value, order="deterministic")
+    return msgspec.json.encode(value, order="sorted")
 
 
 def digest(domain: str, value: Any) -> bytes:

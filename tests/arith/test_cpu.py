@@ -66,8 +66,8 @@ def test_a_path_the_family_does_not_have_is_refused(path):
 
 @pytest.mark.needs("objdump")
 def test_newer_instructions_stand_only_in_the_kernels_of_their_own_namespace():
-    # Also what a weak symbol would break: had an instruction-set file emitted its copy of a std:: template, the
-    # linker could take that copy for everybody, and an older processor would meet its instructions there.
+    # A weak symbol would break this, too: had an instruction-set file emitted its copy of a std:: template,
+    # the linker could take that copy for everybody, and an older processor would meet its instructions.
     if not any({"avx2", "avx512", "ifma"} & set(built) for built in cpu.families().values()):
         pytest.skip("this build has portable kernels only")
     command = ["objdump", "--disassemble", "--demangle", "--no-show-raw-insn", _native.__file__]

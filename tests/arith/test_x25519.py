@@ -64,12 +64,6 @@ def test_rfc7748_iterated(path, count):
     assert iterate(path, count) == X25519["iterated"][str(count)]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_rfc7748_iterated_a_million_times():
-    assert iterate(PATHS[0], 1_000_000) == X25519["iterated"]["1000000"]
-
-
 @pytest.mark.parametrize("path", PATHS)
 @settings(max_examples=25, deadline=None)
 @given(scalar=st.binary(min_size=32, max_size=32), points=st.lists(any_point, min_size=1, max_size=20))
@@ -95,7 +89,7 @@ def test_points_of_small_order_give_zeros_and_do_not_disturb_their_neighbours(pa
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("count", [0, 1, 7, 8, 15, 16, 17, 511, 512, 513, 1100])
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 15, 16, 17, 511, 512, 513, 10_000])
 def test_any_number_of_points(path, count):
     points = np.random.default_rng(count).integers(0, 256, (count, 32), np.uint8)
     got = x25519.mul(b"s" * 32, points, path=path)
@@ -137,7 +131,9 @@ def test_the_map_takes_every_kind_of_integer(path):
     edges = [0, 1, 2, P - 1, P, P + 1, 2 * P, 2**255, 19 * P, 2**384 - 1, 2**383, (P << 128) + 5]
     numbers = edges + [pow(7, i, 2**384) for i in range(40, 140)]
     uniform = matrix([number.to_bytes(48, "big") for number in numbers], 48)
-    assert rows(x25519.map_to_curve(uniform, path=path)) == [little(twin.map_to_curve(n % P)) for n in numbers]
+    assert rows(x25519.map_to_curve(uniform, path=path)) == [
+        little(twin.map_to_curve(n % P)) for n in numbers
+    ]
 
 
 def test_the_twin_maps_onto_the_curve_and_not_its_twist():

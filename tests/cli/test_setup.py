@@ -11,8 +11,8 @@ import typer
 
 from veilsum import errors
 from veilsum.cli import main as entry
-from veilsum.cli import output, setup, skeletons
-from veilsum.node import config, identity, record
+from veilsum.cli import output, setup
+from veilsum.node import config, identity, kinds, record
 from veilsum.node.record import Outcome
 from veilsum.parties import RunId
 
@@ -84,18 +84,19 @@ def test_init_writes_files_that_load(pair):
     assert wrote["written"] == ["a/party.toml", "a/job.toml"]
     party = config.load_party(Path("a"))
     job = config.load_job(Path("a/job.toml"), federation=config.load_federation(party.federation))
-    assert (job.parties["client"], job.parties["signer"]) == (("insurer-a",), ("insurer-b",))
+    assert job.members == ("insurer-a", "insurer-b")
     assert party.data["customers"].source == "customers.parquet"
     fails(pair("init", "--home", "a"), 3, "job.toml exists already")
     fails(pair("init", "hidden_spi", "--home", "a"), 3, "'hidden_spi'", "'hidden_psi'")
 
 
-@pytest.mark.parametrize("kind", sorted(skeletons.JOBS))
+@pytest.mark.parametrize("kind", sorted(kinds.KINDS))
 def test_every_skeleton_is_a_job(veilsum, kind):
     code, text, _ = veilsum("init", kind, "--name", "insurer-b", "--home", "new")
     assert (code, "data check" in text) == (0, True)
     job = config.load_job(Path("new/job.toml"))
     assert (job.kind, set(job.members)) == (kind, {"insurer-a", "insurer-b"})
+    assert kinds.KINDS[kind].leaks(job, kinds.params_of(job))
     made = veilsum("identity", "new", "--home", "new")  # the name stands in party.toml now
     assert "insurer-b" in made[1]
     fails(veilsum("identity", "new", "other", "--home", "new"), 3, "belongs to 'insurer-b'")
@@ -209,7 +210,7 @@ def test_a_person_approves_a_job(pair):
     add = f'[approvers]\ncarol = "{made["public_key"]}"\n'
     config.write_whole(Path("a/party.toml"), (Path("a/party.toml").read_text() + add).encode())
     code, text, _ = pair("approve", "a/job.toml", "--person", "carol", "--note", "go", "--home", "a")
-    assert (code, "insurer-b, insurer-a" in text) == (0, True)
+    assert (code, "insurer-a, insurer-b" in text) == (0, True)
     assert len(list(Path("a/approvals").glob("*-carol.approval"))) == 1
     fails(pair("approve", "a/job.toml", "--person", "caro", "--home", "a"), 3, "'carol'")
     identity.new_person(Path("a"), "dave")
@@ -281,7 +282,7 @@ def test_records_verify_one_by_one_and_as_a_chain(recorded):
     assert recorded("identity", "rotate", "--home", "a")[0] == 0
     shown = as_json(recorded("record", "verify", "a/state/records", "--home", "a", "--json"))
     assert (shown["chain"], shown["trusted"]) == (True, True)  # the old certificate is proved by the card
-    assert recorded("doctor", "--home", "a")[0] == 0
+    assert "ok    records: 1 records, chain OK" in recorded("doctor", "--home", "a")[1]
     Path("a/insurer-a.card").unlink()
     fails(recorded("record", "verify", "a/state/records", "--home", "a"), 13, "not trusted")
     Path("a/results/align-0001/result.json").write_text("[]")
@@ -369,18 +370,18 @@ def test_help_comes_quickly_and_imports_nothing_heavy():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     code = (
         "import sys; from veilsum.cli.main import main; main(['--help']); "
-        "print(sorted({'numpy', 'duckdb', 'cryptography', 'asyncio', 'rich'} & set(sys.modules)))"
+        "print(sorted({'numpy', 'duckdb', 'cryptography', 'rich'} & set(sys.modules)))"
     )
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = sum(os.times()[2:4])  # processor time of children: other load does not count
         ran = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
         )
-        times.append(time.perf_counter() - start)
+        times.append(sum(os.times()[2:4]) - start)
     assert ran.stdout.splitlines()[-1] == "[]"
     assert "Exit codes: 0 worked" in ran.stdout
-    assert min(times) < 0.4
+    assert 0 < min(times) < 0.4
 
 
 def test_nobody_reads_on():

@@ -85,7 +85,12 @@ def test_a_point_of_small_order_is_cheating(path, u, place):
 
 @pytest.mark.parametrize(
     "points",
-    [np.zeros((3, 31), np.uint8), np.zeros(32, np.uint8), np.zeros((3, 32), np.int64), np.zeros((1, 3, 32), np.uint8)],
+    [
+        np.zeros((3, 31), np.uint8),
+        np.zeros(32, np.uint8),
+        np.zeros((3, 32), np.int64),
+        np.zeros((1, 3, 32), np.uint8),
+    ],
 )
 def test_points_of_another_shape_or_type_break_the_protocol(points):
     with pytest.raises(ProtocolError):

@@ -17,13 +17,13 @@ def connection():
 def test_reads_every_row_in_order(connection):
     chunks = list(
         read_chunks(
-            connection.sql("SELECT range AS n, 'é' || range AS t FROM range(300000) WHERE range % 3 = 0")
+            connection.sql("SELECT range AS n, 'é' || range AS t FROM range(1200000) WHERE range % 3 = 0")
         )
     )
     assert len(chunks) > 1
-    assert np.concatenate([rows for rows, _, _ in chunks]).tolist() == list(range(0, 300000, 3))
+    assert np.concatenate([rows for rows, _, _ in chunks]).tolist() == list(range(0, 1200000, 3))
     texts = [data[a:b].decode() for _, data, off in chunks for a, b in itertools.pairwise(off)]
-    assert texts == [f"é{n}" for n in range(0, 300000, 3)]
+    assert texts == [f"é{n}" for n in range(0, 1200000, 3)]
 
 
 def test_copies_outlive_the_stream(connection):
@@ -49,6 +49,6 @@ def test_other_layouts_are_refused(connection):
 
 
 def test_a_failing_query_is_an_error(connection):
-    query = "SELECT range, CASE WHEN range = 250000 THEN error('no') ELSE 'x' END FROM range(300000)"
+    query = "SELECT range, CASE WHEN range = 1150000 THEN error('no') ELSE 'x' END FROM range(1200000)"
     with pytest.raises((StoreError, duckdb.Error)):
         list(read_chunks(connection.sql(query)))

@@ -76,7 +76,7 @@ SCHEMAS = [
 ]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(TEXTS | st.none(), min_size=1, max_size=30))
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda s: f"{s.describe()}")
 def test_random_unicode(schema, values):
@@ -173,7 +173,7 @@ def test_phones_against_the_library(engine, region):
             assert phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164).encode() == form
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.text(alphabet="0123456789+()- ./x#９é", max_size=20), min_size=1, max_size=40))
 @pytest.mark.parametrize("region", ["US", "DE", "BR"])
 def test_phone_like_texts(region, values):

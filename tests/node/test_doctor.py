@@ -3,6 +3,7 @@ import os
 import shutil
 import socket
 import ssl
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -53,7 +54,7 @@ def the(home, name, *, now=None):
 
 
 def states(home):
-    return {found.name: found.state for found in doctor.diagnose(home) if found.name != "processor"}
+    return {found.name: found.state for found in doctor.diagnose(home)}
 
 
 def test_a_healthy_party(home):
@@ -77,6 +78,12 @@ def test_a_machine_without_a_party():
     names = [found.name for found in doctor.diagnose(None)]
     assert names[0] == "software"
     assert "party.toml" not in names
+
+
+def test_kernels_that_are_not_there(home, monkeypatch):
+    assert "kernels" in the(home, "processor").message
+    monkeypatch.setitem(sys.modules, "veilsum.arith.cpu", None)
+    assert (the(home, "processor").state, "wheel" in the(home, "processor").remedy) == ("fail", True)
 
 
 def test_an_empty_folder(tmp_path):

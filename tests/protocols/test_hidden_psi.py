@@ -68,7 +68,9 @@ def test_only_the_collector_learns_by_default(tmp_path):
 
 
 @given(
-    st.lists(st.frozensets(st.binary(min_size=1, max_size=6), min_size=1, max_size=30), min_size=2, max_size=3),
+    st.lists(
+        st.frozensets(st.binary(min_size=1, max_size=6), min_size=1, max_size=30), min_size=2, max_size=3
+    ),
     st.integers(1, 9),
 )
 def test_equals_plain_intersection(tmp_path_factory, sets, batch):
@@ -86,9 +88,7 @@ def test_lengths_do_not_depend_on_the_matches(tmp_path):
     for shared in (0, 5, 20):
         lists = lists_of({"a": 20, "b": 30, "c": 25}, shared)
         cluster, _ = asyncio.run(run(agreed, {n: Listed(ids) for n, ids in lists.items()}, tmp_path))
-        seen.append({
-            name: sorted(session.transcript()) for name, session in cluster.sessions.items()
-        })
+        seen.append({name: sorted(session.transcript()) for name, session in cluster.sessions.items()})
     assert seen[0] == seen[1] == seen[2]
 
 
@@ -154,7 +154,8 @@ def test_leak_table_is_complete():
         matches = {leak.who for leak in table if "own ids all members hold" in leak.what}
         assert matches == (set(members) if share else {collector})
         assert {leak.who for leak in table if "number of ids of every member" in leak.what} == {
-            *members, collector
+            *members,
+            collector,
         }
         told_cells = [leak for leak in table if "combinations" in leak.what]
         assert bool(told_cells) == (count > 2 or neutral)

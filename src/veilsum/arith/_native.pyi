@@ -1,4 +1,4 @@
-"""What the native extension offers; the modules of `veilsum.arith` call it."""
+# What the native extension offers; the modules of `veilsum.arith` call it.
 
 import numpy as np
 from numpy.typing import NDArray

@@ -103,7 +103,7 @@ def map_to_curve(uniform: NDArray[np.uint8], *, path: str | None = None) -> NDAr
 
 
 def _check_rows(rows: NDArray[np.uint8], width: int) -> None:
-    if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8:
+    if getattr(rows, "dtype", None) != np.uint8:
         raise TypeError("points must be an array of uint8")
     if rows.ndim != 2 or rows.shape[1] != width:
         raise ValueError(f"points must have shape (n, {width}), not {rows.shape}")

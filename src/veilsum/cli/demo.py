@@ -6,7 +6,6 @@ import datetime as dt
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -45,12 +44,6 @@ insurer-b = "customers"
 [params]
 mode = "open"
 share_matches = true
-"""
-
-PARTY = """\
-name = "{name}"
-key = "{name}.key"
-federation = "federation.toml"
 """
 
 DATA = """
@@ -110,33 +103,13 @@ def _clear(folder: Path) -> None:
 
 
 def _write_parties(folder: Path, data: "DemoData") -> None:
-    from veilsum.node import config, identity
-    from veilsum.parties import Federation, Member, PartyId
+    from veilsum.node.homes import make_homes
 
-    members = {}
-    for name, port in zip(PARTIES, _free_ports(len(PARTIES)), strict=True):
-        home = folder / name
-        home.mkdir(mode=0o700, exist_ok=True)
-        own = identity.new_identity(home, name)
-        members[PartyId(name)] = Member(own.certificate, f"127.0.0.1:{port}")
-    federation = Federation("insurers", members)
     sources = {"insurer-a": data.insurer_a.path.name, "insurer-b": data.insurer_b.path.name}
+    more = {name: DATA.format(source=sources[name]) if name in sources else "" for name in PARTIES}
+    make_homes(folder, more, name="insurers")
     expires = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=30)
     (folder / "job.toml").write_text(JOB.format(expires=expires))
-    for name in PARTIES:
-        config.save_federation(folder / name / "federation.toml", federation)
-        text = PARTY.format(name=name) + (DATA.format(source=sources[name]) if name in sources else "")
-        path = folder / name / "party.toml"
-        path.touch(mode=0o600)
-        path.write_text(text)
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
 
 
 class _Child(NamedTuple):

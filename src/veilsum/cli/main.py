@@ -29,18 +29,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     printer = Printer(as_json="--json" in flags)
     try:
         code = build()([*flags, *rest], standalone_mode=False, obj=printer, prog_name="veilsum")
-    except VeilsumError as error:
-        return printer.error(error)
-    except (KeyboardInterrupt, typer.Abort):
-        return printer.error(Interrupted("stopped by its user"))
-    except _UsageError as error:
-        return _usage(printer, error)
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads on; say nothing, not even at exit
         return 0
-    except Exception as error:  # noqa: BLE001 -- the last line of defence: one sentence, never a traceback
-        return _bug(printer, error, debug="--debug" in flags)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 -- the last line: a sentence, no traceback
+        return _told(printer, error, debug="--debug" in flags)
+    if code == Interrupted.exit_code:  # typer has caught the signal and said nothing
+        return _told(printer, KeyboardInterrupt(), debug=False)
     return code if isinstance(code, int) else 0
+
+
+def _told(printer: Printer, error: BaseException, *, debug: bool) -> int:
+    """Say what went wrong and return the exit code."""
+    if isinstance(error, VeilsumError):
+        return printer.error(error)
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return printer.error(Interrupted("stopped by its user"))
+    if isinstance(error, _UsageError):
+        return _usage(printer, error)
+    return _bug(printer, error, debug=debug)
 
 
 def build() -> typer.Typer:
@@ -105,7 +112,7 @@ def _usage(printer: Printer, error: Exception) -> int:
     return USAGE
 
 
-def _bug(printer: Printer, error: Exception, *, debug: bool) -> int:
+def _bug(printer: Printer, error: BaseException, *, debug: bool) -> int:
     # the error's own text stays out: it may quote what no log should hold
     message = f"{type(error).__name__} where none was expected: this is a bug in veilsum"
     remedy = "give the same command with --debug, and report what it shows after removing anything private"

@@ -87,7 +87,7 @@ def init(
     written.append(home / job)
     for path in written:
         printer.say(f"wrote {path}")
-    printer.say("fill them in, then: veilsum data check")
+    printer.say(f"fill them in and send {job} to the other parties; then: veilsum data check")
     printer.result({"written": [str(path) for path in written], "party": party.name})
 
 

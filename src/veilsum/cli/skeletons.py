@@ -35,16 +35,16 @@ purpose = "say here what the result is for: it is recorded and approved"
 expires = {expires}
 
 [parties]
-signer = "{other}"           # its key signs the client's blinded ids; it learns how many there are
-client = "{own}"
+member = ["{own}", "{other}"]
+collector = "{own}"    # compares what all have masked; a member, or a neutral party
 
 [data]                       # names of data sets in each party's own party.toml, never paths
 {own} = "customers"
 {other} = "customers"
 
 [params]
-mode = "hidden_one"
-key_bits = 2048
+mode = "open"                # `veilsum explain` says who will have learnt what
+share_matches = true         # false: only the collector is told the matches
 """,
     }
 )

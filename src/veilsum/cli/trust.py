@@ -42,7 +42,8 @@ def approve(
     config.check_members([party.name], federation, job)
     if person not in party.approvers:
         raise ConfigError(
-            f"{person!r} may not approve for {party.name}", remedy=f"{nearest(person, party.approvers)}; persons stand under [approvers] in party.toml"
+            f"{person!r} may not approve for {party.name}",
+            remedy=f"{nearest(person, party.approvers)}; persons stand under [approvers] in party.toml",
         )
     signed = approvals.approve(
         jobs.job_hash(found, federation),

@@ -18,9 +18,9 @@ on average. A scheme that needs H indifferentiable from a random oracle must not
 The scalar of X25519 is a multiple of 8, which clears the cofactor: masked points lie in the subgroup.
 
 Why tags are plain bytes of a masked point, not a hash of it: a point masked with an unknown key is
-pseudorandom in the subgroup, and there the low bytes of u are as good as uniform. With Kohel and Shparlinski's
+pseudorandom in the subgroup, and there the low bytes of u are as good as uniform. By Kohel and Shparlinski's
 bound on exponential sums over points (ANTS 2000; |S| ≤ 4√p), any value of the w low bytes has probability
-2^-8w to within 2^-115; two different ids therefore meet in w bytes with probability at most 2^-8w + 2^-115
+2^-8w to within 2^-115, so that two different ids meet in w bytes with probability at most 2^-8w + 2^-115
 (C. Chevalier et al., EUROCRYPT 2009, study the same extractor). A hash would hide nothing more, since
 whoever receives tags may see the whole point. `tag_width` keeps all false matches together below 2^-40.
 

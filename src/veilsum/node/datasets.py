@@ -3,7 +3,8 @@
 from veilsum.node import config
 from veilsum.node.config import PartyConfig
 from veilsum.node.files import private_folder
-from veilsum.store.sources import DataReport, Source, open_source
+from veilsum.store.id_table import DataReport
+from veilsum.store.sources import Source, open_source
 
 
 def open_data_set(party: PartyConfig, name: str, *, memory_mb: int = 512, threads: int = 2) -> Source:

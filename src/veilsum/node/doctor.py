@@ -103,8 +103,8 @@ def _processor() -> Iterator[Finding]:
     except ImportError as error:
         yield Finding(
             "processor",
-            "warn",
-            f"the native kernels are not there ({error.name or 'not built'}); slower ones are used",
+            "fail",
+            f"the native kernels are not there ({error.name or 'not built'})",
             "install veilsum from its wheel, or build it where a C++20 compiler is",
         )
         return

@@ -134,9 +134,7 @@ async def _play_alignment(s: Session, params: hidden_psi.Params, inputs: Inputs)
             warnings.append(
                 f"no id matched: probably the members write their ids differently; declared is {source.check().form}"
             )
-        written = await s.compute(
-            _write, source, hidden_psi.pairs(s.journal, got.matches), inputs.folder
-        )
+        written = await s.compute(_write, source, hidden_psi.pairs(s.journal, got.matches), inputs.folder)
         files = {path.stem + " " + path.suffix[1:]: path.name for path in written}
     algorithms = {"suite": dh.SUITE, "path": cpu.best("x25519"), "batch": params.batch}
     ring = hidden_psi.Ring.of(s.job, params)
@@ -145,10 +143,13 @@ async def _play_alignment(s: Session, params: hidden_psi.Params, inputs: Inputs)
     return Finished(tuple(facts), leaks, tuple(warnings), files, algorithms)
 
 
-def _write(source,pairs,folder):
+def _write(source, pairs, folder):
     import numpy as np
-    p=list(pairs)
-    return write_alignment(source,np.concatenate([a for a,_ in p]),np.concatenate([b for _,b in p]),folder)
+
+    p = list(pairs)
+    return write_alignment(
+        source, np.concatenate([a for a, _ in p]), np.concatenate([b for _, b in p]), folder
+    )
 
 
 KINDS: dict[str, Kind] = {

@@ -118,12 +118,10 @@ def transcript_statement(
 
 def build_hash(package: Path | None = None) -> str:
     """Return SHA-256 (64 hex digits) over the .py and .so files of the installed package, sorted by path."""
-    root = package or Path(veilsum.__file__).parent
-    files = {
-        path.relative_to(root).as_posix(): path
-        for suffix in ("py", "so")
-        for path in root.rglob(f"*.{suffix}")
-    }
+    # an editable installation keeps its compiled files in a second folder of the package
+    roots = [package] if package else [Path(folder) for folder in veilsum.__path__]
+    found = [(path.relative_to(root).as_posix(), path) for root in roots for path in root.rglob("*.*")]
+    files = {name: path for name, path in found if path.suffix in {".py", ".so"}}
     total = hashlib.sha256()
     for name in sorted(files):
         total.update(name.encode() + b"\0" + hashlib.sha256(files[name].read_bytes()).digest())

@@ -361,6 +361,7 @@ class _Watch:
                 self.change(state="failed", code=error.code)
         with suppress(VeilsumError):
             self._record(record.Outcome(status, error.code, error.public), None, None, {})
+
     def close(self) -> None:
         """Let go of the journal and the data."""
         if self._begun:

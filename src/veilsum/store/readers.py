@@ -224,6 +224,6 @@ def duckdb_reader(path: Path, query: str, database: Database) -> Reader:
         statements = database.connection.extract_statements(query)
     if len(statements) != 1 or str(statements[0].type).rpartition(".")[2] != "SELECT":
         raise ConfigError(f"the query on {path.name} is not one SELECT", remedy="write one SELECT statement")
-    body = statements[0].query.strip().rstrip(";")
-    relation = f"(SELECT * FROM ({body}\n) ORDER BY ALL)"
-    return Reader("duckdb", path, relation)
+    with database_errors(f"the query on {path.name}"):
+        database.connection.execute(f"CREATE TEMP VIEW given AS {statements[0].query}")
+    return Reader("duckdb", path, "(SELECT * FROM given ORDER BY ALL)")

@@ -146,8 +146,7 @@ INLINE void swap(__mmask8 really, Fe &a, Fe &b) {
 
 // The one representative below p, every limb clean.
 inline Fe canonical(const Fe &a) {
-    // twice, since the first carry may push the top limb over again
-    Wide w = widen(carry(widen(carry(widen(a)))));
+    Wide w = widen(carry(widen(a)));  // below 2^255: only a top limb from 2^47 on carries, and leaves a small one
     // q = 1 exactly when w >= p: then w + 19 reaches 2^255
     V q = shift<52>(add(w.limb[0], broadcast(19)));
     for (int k = 1; k < 4; k++) q = shift<52>(add(w.limb[k], q));
