@@ -12,8 +12,8 @@ from collections import deque
 from pathlib import Path
 
 import numpy as np
-from timing import ACK, ECHOED, Measure, answer_commands, exchange_rounds, reply, timed
 
+from timing import ACK, ECHOED, Measure, answer_commands, exchange_rounds, reply, timed
 from veilsum.jobs import Job, job_hash, key_digests
 from veilsum.net.control import FIRST_TYPE, Payload
 from veilsum.net.lane import Lane
@@ -80,7 +80,7 @@ def _session(me: PartyId, folder: Path, port: str) -> tuple[TlsLinks, Session]:
         party: Member((folder / f"{party}.der").read_bytes(), address) for party, address in addresses.items()
     }
     federation = Federation("bench", members)
-    parties = {Role(party): (party,) for party in members}
+    parties: dict[Role, tuple[PartyId, ...]] = {Role(party): (party,) for party in members}
     job = Job(kind="bench", purpose="benchmark", expires=dt.date(2100, 1, 1), parties=parties)
 
     def load_key(context: ssl.SSLContext) -> None:

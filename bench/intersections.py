@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from environments import PROGRAMS, Environment
 from processes import free_port
 from relay import Relay
-
 from veilsum.node.homes import make_homes
 
 MEMORY = 512  # MiB: the budget that `veilsum run` is given

@@ -19,9 +19,9 @@ import intersections
 from intersections import Cost, IntersectionFailed
 from rows import Row, against, emit, limited, say
 
-QUICK, FULL, MOST_FOR_OPENMINED = 20_000, 1_000_000, 100_000
+IDLE, QUICK, FULL, MOST_FOR_OPENMINED = 200, 20_000, 1_000_000, 100_000
 SPU, OPENMINED = "SPU ECDH, Curve25519", "openmined.psi, P-256"
-SECONDS_GOAL, BYTES_GOAL = 17.0, 76.0  # of 1,000,000 × 1,000,000; for any size
+SECONDS_GOAL, BYTES_GOAL = 17.0, 76.0  # for a million ids a side; at any size
 
 Measured = tuple[Cost, int] | None
 
@@ -68,7 +68,7 @@ def speed(bench: Bench, count: int, repetitions: int) -> list[Row]:
     fewer = ids if few == count else bench.ids(few)
     found: dict[str, list[Cost]] = {"ours": [], SPU: [], OPENMINED: []}
     for _ in range(repetitions):
-        say(f"{count:,} × {count:,} ids, ours …")
+        say(f"{count:,} ids a side, ours …")
         found["ours"].append(intersections.ours(bench.fresh(), ids, count)[0])
         spu = bench.attempt(SPU, lambda: intersections.spu(bench.spu, bench.fresh(), ids, count))
         other = bench.attempt(OPENMINED, lambda: intersections.openmined(bench.openmined, fewer, few))
@@ -77,16 +77,15 @@ def speed(bench: Bench, count: int, repetitions: int) -> list[Row]:
                 found[name].append(measured[0])
     wall = {name: _median([cost.seconds for cost in costs]) for name, costs in found.items()}
     cores = {name: _median([cost.core_seconds for cost in costs]) for name, costs in found.items()}
-    if cores[OPENMINED] is not None:
-        cores[OPENMINED] *= count / few
-    full = count == FULL
-    title = f"DH, {count:,} × {count:,}"
+    at_few = cores[OPENMINED]
+    cores[OPENMINED] = None if at_few is None else at_few * count / few
+    idle = intersections.ours(bench.fresh(), bench.ids(IDLE), IDLE)[0].core_seconds
+    title = f"DH, {count:,} ids a side"
     scaled = f"the peer at {few:,}, scaled per id" if few != count else "the peer without a network"
     plain = "ours whole commands over TLS; the peer its call alone, without TLS"
     goal = 1.0 if count >= FULL else None
-    return [
+    rows = [
         against(title, "s", wall["ours"], wall[SPU], SPU, goal=goal, note=bench.problems[SPU] or plain),
-        limited(title, "s", wall["ours"], SECONDS_GOAL if full else None),
         against(
             title, "core-s", cores["ours"], cores[SPU], SPU, goal=goal, note=bench.problems[SPU] or plain
         ),
@@ -99,13 +98,17 @@ def speed(bench: Bench, count: int, repetitions: int) -> list[Row]:
             goal=goal,
             note=bench.problems[OPENMINED] or scaled,
         ),
+        limited(f"DH, {IDLE:,} ids a side", "core-s", idle, None, note="start and end of our two commands"),
     ]
+    if count == FULL:
+        rows.append(limited(title, "s", wall["ours"], SECONDS_GOAL))
+    return rows
 
 
 def traffic(bench: Bench, count: int) -> list[Row]:
     """Compare the bytes that crossed a counting relay, everything above TCP, per id of one side."""
     ids = bench.ids(count)
-    say(f"bytes of {count:,} × {count:,} ids, ours …")
+    say(f"bytes of {count:,} ids a side, ours …")
     _, mine = intersections.ours(bench.fresh(), ids, count, relayed=True)
     spu = bench.attempt(SPU, lambda: intersections.spu(bench.spu, bench.fresh(), ids, count, relayed=True))
     note = bench.problems[SPU] or f"counted by a relay at {count:,} ids; ours with TLS, the peer without"
@@ -120,7 +123,7 @@ def memory(bench: Bench, counts: list[int]) -> list[Row]:
     """Report the peak memory of the larger of our processes beside the budget that it was given."""
     rows = []
     for count in counts:
-        say(f"memory at {count:,} × {count:,} ids …")
+        say(f"memory at {count:,} ids a side …")
         cost, _ = intersections.ours(bench.fresh(), bench.ids(count), count)
         limit = 1.1 * intersections.MEMORY
         note = f"{cost.seconds:.1f} s; the budget is {intersections.MEMORY} MiB"
@@ -160,7 +163,7 @@ def main() -> None:
     count = arguments.n or (QUICK if quick else FULL)
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(Path(temporary))
-        rows = speed(bench, count, 2)
+        rows = speed(bench, count, 1 if quick else 2)
         rows += traffic(bench, min(count, MOST_FOR_OPENMINED))
         rows += memory(bench, [count] if quick else [100_000, 1_000_000, 10_000_000])
         rows += kernels(quick=quick)

@@ -1,4 +1,4 @@
-"""What every benchmark prints: one JSON document of rows, each a number of ours beside a peer's or a limit."""
+"""What every benchmark prints: one JSON document of rows, each our number beside a peer's or a limit."""
 
 import importlib.metadata
 import os

@@ -15,17 +15,17 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import environments
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+
+import environments
 from echo import DRIVER, SERVER
 from processes import Pair, ProcessFailed
 from rows import Row, against, emit, say, within
-
 from veilsum.node.certificates import make_certificate
 
 KIB, MIB = 1024, 1024 * 1024

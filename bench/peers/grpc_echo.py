@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import grpc.aio  # type: ignore[import-not-found]  # it is in its own environment only
+import grpc.aio  # type: ignore[import-untyped]  # it is in its own environment only
+
 from timing import ACK, ECHOED, answer_commands, reply, timed
 
 _SERVICE = "bench.Echo"

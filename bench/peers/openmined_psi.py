@@ -15,8 +15,8 @@ def main() -> None:
     """Intersect two files and print one JSON object."""
     mine, theirs = (Path(name).read_text(encoding="utf-8").split()[1:] for name in sys.argv[1:])
     cpu, began = time.process_time(), time.perf_counter()
-    client = psi.client.CreateWithNewKey(True)  # noqa: FBT003 -- reveal the intersection; the binding takes no names
-    server = psi.server.CreateWithNewKey(True)  # noqa: FBT003 -- likewise
+    client = psi.client.CreateWithNewKey(True)  # it reveals the intersection, not its size alone
+    server = psi.server.CreateWithNewKey(True)
     setup = server.CreateSetupMessage(1e-9, len(mine), theirs, psi.DataStructure.RAW).SerializeToString()
     request = client.CreateRequest(mine).SerializeToString()
     response = server.ProcessRequest(_parse(psi.Request, request)).SerializeToString()

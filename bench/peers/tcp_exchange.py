@@ -1,4 +1,4 @@
-"""What no lane can beat: blocking rounds over two simplex TCP connections, ``tcp_exchange.py serve|drive PORT``.
+"""What no lane can beat, blocking rounds over two simplex TCP connections: ``serve|drive PORT``.
 
 No TLS, no headers, no checks; the same shape of a round as a lane's.
 """

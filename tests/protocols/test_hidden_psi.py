@@ -129,11 +129,11 @@ def test_repeated_ids_are_refused_by_the_collector(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "members, collector, params",
+    ("members", "collector", "params"),
     [
         (("a",), "a", {}),
         (("a", "a"), "a", {}),
-        (NAMES + ("g",), "a", {}),
+        ((*NAMES, "g"), "a", {}),
         (("a", "b"), "referee", {}),
     ],
 )

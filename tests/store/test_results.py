@@ -33,11 +33,15 @@ def source(request, tmp_path):
         yield opened
 
 
+def batches(rows, positions, size=500):
+    return [(rows[i : i + size], positions[i : i + size]) for i in range(0, len(rows), size)]
+
+
 def test_own_rows_in_the_common_order(source, tmp_path):
     rng = np.random.default_rng(4)
     rows = rng.permutation(ROWS)[:1234].astype(np.int64)
     positions = rng.permutation(9000)[:1234].astype(np.int64)
-    written = write_alignment(source, rows, positions, tmp_path / "result")
+    written = write_alignment(source, batches(rows, positions), tmp_path / "result")
     expected = [int(row) for _, row in sorted(zip(positions, rows, strict=True))]
     with duckdb.connect() as connection:
         alignment = connection.execute(f"FROM '{written.alignment}'").fetchall()
@@ -59,26 +63,26 @@ def test_own_rows_in_the_common_order(source, tmp_path):
 def test_files_are_private_and_whole(source, tmp_path):
     folder = tmp_path / "result"
     rows = np.arange(10)
-    write_alignment(source, rows, rows, folder)
-    written = write_alignment(source, rows[:3], rows[:3], folder, weights=np.array([1, 0, 1]))
+    write_alignment(source, batches(rows, rows), folder)
+    written = write_alignment(source, batches(rows[:3], rows[:3]), folder)
     assert sorted(folder.iterdir()) == sorted(written)
     assert {path.stat().st_mode & 0o777 for path in written} == {0o600}
     with duckdb.connect() as connection:
         found = connection.execute(f"SELECT * FROM '{written.alignment}'").fetchall()
-    assert found == [(0, 0, 1), (1, 1, 0), (2, 2, 1)]
+    assert found == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_nothing_matched(source, tmp_path):
-    written = write_alignment(source, np.zeros(0, np.int64), np.zeros(0, np.int64), tmp_path / "result")
+    written = write_alignment(source, [], tmp_path / "result")
     assert written.matched_csv.read_text().splitlines() == [",".join(source.columns)]
 
 
 def test_rows_that_are_gone(source, tmp_path):
     with pytest.raises(DataError, match="no longer has all the rows"):
-        write_alignment(source, np.array([0, ROWS]), np.array([0, 1]), tmp_path / "result")
+        write_alignment(source, batches(np.array([0, ROWS]), np.array([0, 1])), tmp_path / "result")
     assert list((tmp_path / "result").iterdir()) == []
     with pytest.raises(ValueError):
-        write_alignment(source, np.arange(2), np.arange(3), tmp_path / "result")
+        write_alignment(source, [(np.arange(2), np.arange(3))], tmp_path / "result")
 
 
 def test_a_really_full_disk(source):
@@ -92,4 +96,4 @@ def test_a_really_full_disk(source):
 def test_a_folder_that_cannot_be_used(source, tmp_path):
     (tmp_path / "result").write_text("a file")
     with pytest.raises(StoreError):
-        write_alignment(source, np.arange(2), np.arange(2), tmp_path / "result")
+        write_alignment(source, batches(np.arange(2), np.arange(2)), tmp_path / "result")

@@ -17,7 +17,7 @@ def watching(printer: Printer, *, err: TextIO | None = None) -> Iterator[events.
     """Yield a sink that shows events in the way that suits whoever looks."""
     stream = err or sys.stderr
     if printer.as_json:
-        yield lambda event: as_json(event)  # looked up at each call: tests put a hook there
+        yield lambda event: as_json(event)  # noqa: PLW0108  looked up at each call: a hook may stand there
     elif stream.isatty():
         with Bars() as bars:
             yield bars

@@ -2,14 +2,16 @@
 
 import asyncio
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import TypeVar
 
-from veilsum.errors import PeerLost, ProtocolError
+from veilsum.errors import PeerLost, ProtocolError, StepTimeout
 from veilsum.net.config import KIB
 from veilsum.net.messages import Data
 from veilsum.net.ports import SocketPair
@@ -17,21 +19,36 @@ from veilsum.parties import PartyId
 
 T = TypeVar("T")
 _ROUND = struct.Struct("<QQ")
+_TIME = struct.Struct("@ll")
 _DIRECT = 32 * KIB  # surely fits the sockets' buffers, so that sending before receiving cannot block both
+_EXPIRED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Lane:
-    """Rounds with one peer: both send, both receive, both know all sizes beforehand."""
+    """Rounds with one peer: both send, both receive, both know all sizes beforehand.
 
-    def __init__(self, me: PartyId, peer: PartyId, pair: SocketPair) -> None:
+    Args:
+        step_timeout: seconds that a live peer may keep a round waiting.
+    """
+
+    def __init__(
+        self, me: PartyId, peer: PartyId, pair: SocketPair, *, step_timeout: float = float("inf")
+    ) -> None:
         self.me, self.peer = me, peer
         self._out, self._in = pair
+        self._patience = step_timeout
+        if step_timeout < 1e9:
+            # by the kernel: a timeout of Python's own costs a system call per read
+            limit = _TIME.pack(int(step_timeout), int(step_timeout % 1 * 1e6))
+            self._out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            self._in.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         self._round = 0
         self._closed = False
         self._head = memoryview(bytearray(_ROUND.size))
         self._work: SimpleQueue[Sequence[Data] | None] | None = None
+        self._helper: threading.Thread | None = None
         self._sent = threading.Semaphore(0)
-        self._error: BaseException | None = None
+        self._error: OSError | None = None
         self.sent = self.received = 0
 
     def exchange(self, out: Data, into: memoryview | bytearray) -> None:
@@ -40,7 +57,9 @@ class Lane:
         Raises:
             ProtocolError: the peer is in another round or sends another size.
             PeerLost: the connection ended.
+            StepTimeout: the peer lives but keeps this round waiting too long.
         """
+        out, into = memoryview(out).cast("B"), memoryview(into).cast("B")
         head = _ROUND.pack(self._round, len(out))
         try:
             if len(out) <= _DIRECT:
@@ -52,25 +71,37 @@ class Lane:
                 self._sent.acquire()
                 if self._error is not None:
                     raise self._error
+        except _EXPIRED as error:
+            raise StepTimeout(
+                f"{self.peer} is alive but kept a round waiting for {self._patience:.0f} s",
+                remedy="raise step_timeout in the job, or ask that party what keeps it",
+                party=self.me,
+            ) from error
         except OSError as error:
             raise PeerLost(f"the lane to {self.peer} broke", party=self.me) from error
         self._round += 1
         self.sent += len(out)
         self.received += len(into)
 
+    def shut(self) -> None:
+        """End the connection from any thread; a round under way raises in its own."""
+        for sock in (self._out, self._in):
+            with suppress(OSError):
+                # below TLS and without closing: a number of a closed file may be somebody else's already
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
     def close(self) -> None:
-        """End the lane; a round under way raises in its thread."""
+        """End the lane after its program has."""
         if not self._closed:
             self._closed = True
-            for sock in (self._out, self._in):
-                with suppress(OSError):
-                    # the thread may be inside a read: a plain close would leave it there
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
-                sock.close()
-            if self._work is not None:
+            self.shut()
+            if self._work is not None and self._helper is not None:
                 self._work.put(None)
+                self._helper.join()
+            self._out.close()
+            self._in.close()
 
-    def _receive(self, into: memoryview | bytearray) -> None:
+    def _receive(self, into: memoryview) -> None:
         self._fill(self._head)
         number, size = _ROUND.unpack(self._head)
         if (number, size) != (self._round, len(into)):
@@ -78,7 +109,7 @@ class Lane:
                 f"{self.peer} sends {size} bytes in round {number}; due are {len(into)} in {self._round}",
                 party=self.me,
             )
-        self._fill(memoryview(into))
+        self._fill(into)
 
     def _fill(self, view: memoryview) -> None:
         at = 0
@@ -91,7 +122,8 @@ class Lane:
     def _send_beside(self, parts: Sequence[Data]) -> None:
         if self._work is None:
             self._work = SimpleQueue()
-            threading.Thread(target=self._sender, name=f"lane to {self.peer}", daemon=True).start()
+            self._helper = threading.Thread(target=self._sender, name=f"lane to {self.peer}", daemon=True)
+            self._helper.start()
         self._work.put(parts)
 
     def _sender(self) -> None:
@@ -106,13 +138,19 @@ class Lane:
 
 
 async def run_lanes(lanes: dict[PartyId, Lane], program: Callable[[dict[PartyId, Lane]], T]) -> T:
-    """Run a program in a thread; when cancelled, close the lanes and wait until it has noticed."""
-    work = asyncio.get_running_loop().run_in_executor(None, program, lanes)
+    """Run a program in a thread; when cancelled, end the lanes and wait until it has noticed."""
+    # a thread of its own: programs wait for each other, which a pool with too few threads would not survive
+    own = ThreadPoolExecutor(1, thread_name_prefix="lanes")
+    work = asyncio.get_running_loop().run_in_executor(own, program, lanes)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         for lane in lanes.values():
-            lane.close()
-        with suppress(Exception):
-            await work
+            lane.shut()
+        while not work.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
+        work.exception()
         raise
+    finally:
+        own.shutdown(wait=False)

@@ -1,8 +1,6 @@
 """All parties in one process: socket pairs instead of TLS, everything above them the same."""
 
-import asyncio
 import socket
-from collections import defaultdict, deque
 
 from veilsum.net.config import NetConfig
 from veilsum.net.link import Link
@@ -17,7 +15,7 @@ class MemoryHub:
 
     def __init__(self, config: NetConfig | None = None) -> None:
         self._config = config or NetConfig()
-        self._waiting: defaultdict[_Key, deque[socket.socket]] = defaultdict(deque)
+        self._waiting: dict[_Key, socket.socket] = {}
 
     def links(self, me: PartyId) -> "MemoryLinks":
         """Return a party's port."""
@@ -25,18 +23,20 @@ class MemoryHub:
 
     def meet(self, me: PartyId, peer: PartyId, purpose: str) -> socket.socket:
         """Return one end of a connected pair; whoever comes second gets the other end."""
-        left = self._waiting[me, peer, purpose]
-        if left:
-            return left.popleft()
+        left = self._waiting.pop((me, peer, purpose), None)
+        if left is not None:
+            return left
         mine, theirs = socket.socketpair()
-        self._waiting[peer, me, purpose].append(theirs)
+        stale = self._waiting.pop((peer, me, purpose), None)
+        if stale is not None:  # of an attempt that was given up
+            stale.close()
+        self._waiting[peer, me, purpose] = theirs
         return mine
 
     def close(self) -> None:
         """Close the ends that nobody came for."""
-        for ends in self._waiting.values():
-            while ends:
-                ends.pop().close()
+        while self._waiting:
+            self._waiting.popitem()[1].close()
 
 
 class MemoryLinks(Links):
@@ -47,11 +47,7 @@ class MemoryLinks(Links):
 
     async def link(self, peer: PartyId, purpose: str) -> Link:
         """Return a frame link; the peer may take its end later."""
-        end = self._hub.meet(self._me, peer, purpose)
-        end.setblocking(False)
-        loop = asyncio.get_running_loop()
-        _, link = await loop.create_connection(Link, sock=end)
-        return link
+        return Link(self._hub.meet(self._me, peer, purpose))
 
     async def sockets(self, peer: PartyId, label: str) -> SocketPair:
         """Return a blocking pair."""

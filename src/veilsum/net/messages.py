@@ -14,17 +14,18 @@ import hashlib
 import struct
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from veilsum.errors import ProtocolError
-from veilsum.net.config import KIB
+from veilsum.net.config import KIB, MIB
 
 ALIGN = 8
 _LENGTH = struct.Struct("<I")
+_HEADER_LIMIT = MIB  # of plain fields: what they grow to in memory is many times their bytes
 
 Data = bytes | bytearray | memoryview
 
@@ -81,7 +82,12 @@ def message(
                 plain.append((name, hints[name]))
             else:
                 buffers.append((name, mark, np.dtype(mark.dtype).newbyteorder("<")))
-        fields = [*plain, ("shapes_", list[list[int]])]
+        # counted before anything is allocated for them
+        shape = Annotated[
+            list[int], msgspec.Meta(max_length=max((len(b.shape) for _, b, _ in buffers), default=0))
+        ]
+        shapes = Annotated[list[shape], msgspec.Meta(max_length=len(buffers))]
+        fields = [*plain, ("shapes_", shapes)]
         header = msgspec.defstruct(
             cls.__name__ + "Header", fields, array_like=True, frozen=True, forbid_unknown_fields=True
         )
@@ -111,6 +117,8 @@ def encode(message: Message) -> list[Data]:
         shapes.append(list(array.shape))
         views.append(array.reshape(-1).view(np.uint8).data if array.size else b"")
     head = _encoder.encode(wire.header(*[getattr(message, name) for name in wire.plain], shapes))
+    if len(head) > _HEADER_LIMIT:
+        raise ProtocolError(f"the plain fields of a {type(message).__name__} take {len(head)} bytes")
     parts: list[Data] = [_LENGTH.pack(len(head)) + head]
     total = len(parts[0])
     for view in views:
@@ -133,8 +141,10 @@ def decode(cls: type[M], payload: Data) -> M:
     wire, view, name = cls.wire, memoryview(payload), cls.__name__
     try:
         (length,) = _LENGTH.unpack_from(view)
+        if length > _HEADER_LIMIT:
+            raise ProtocolError(f"a {name} with a header of {length} bytes arrived")
         head = wire.decoder.decode(view[4 : 4 + length])
-    except (struct.error, msgspec.DecodeError) as error:
+    except (struct.error, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ProtocolError(f"a malformed {name} arrived") from error
     if len(head.shapes_) != len(wire.buffers) or 4 + length > len(view):
         raise ProtocolError(f"a {name} with missing or additional parts arrived")
@@ -158,7 +168,10 @@ def _take(
     end = at + count * dtype.itemsize
     if end > len(view):
         raise ProtocolError(f"a {name} announces more data than it brings")
-    array = np.frombuffer(view[at:end], dtype=dtype).reshape(shape)
+    try:
+        array = np.frombuffer(view[at:end], dtype=dtype).reshape(shape)
+    except ValueError as error:  # nothing in one direction, and more than memory has in another
+        raise ProtocolError(f"a {name} of an impossible shape arrived") from error
     array.flags.writeable = False
     return array, end
 

@@ -6,11 +6,10 @@ byte for byte. A peer that stays away, or comes back without its memory, is lost
 
 import asyncio
 import itertools
-import ssl
-from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections import defaultdict, deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from veilsum.errors import KINDS, ConfigError, PeerAborted, PeerLost, ProtocolError, StepTimeout, VeilsumError
 from veilsum.net.config import NetConfig
@@ -23,16 +22,19 @@ from veilsum.parties import PartyId
 
 M = TypeVar("M", bound=Message)
 Item = tuple[Data | None, bool, int]  # payload (None: only an END), last, its cost in credit
+_CREDIT, _SEEN = -1, -2  # what is waited for beside message types
 FRAME_COST = 64  # bytes of credit that a frame costs beyond its payload, so that empty ones are bounded too
+ENTRIES = 100_000  # kinds of messages remembered one by one; the running hashes take in all of them
 
 
-class _Frame:
+class _Frame(NamedTuple):
     """A sent frame that the peer may ask for again."""
 
-    __slots__ = ("header", "parts", "sequence")
-
-    def __init__(self, sequence: int, header: bytes, parts: list[Data]) -> None:
-        self.sequence, self.header, self.parts = sequence, header, parts
+    sequence: int
+    header: bytes
+    parts: list[Data]
+    number: int
+    cost: int
 
 
 class Peer:
@@ -69,7 +71,7 @@ class Peer:
         self._on_failure, self._on_connected, self._on_waiting = on_failure, on_connected, on_waiting
         self._link: Link | None = None
         self._up = asyncio.Event()
-        self._broken: asyncio.Future[None] | None = None
+        self._broken = asyncio.Event()
         self._their_session: bytes | None = None
         self._task: asyncio.Task[None] | None = None
         self._beat: asyncio.Task[None] | None = None
@@ -81,7 +83,7 @@ class Peer:
         self._unseen: deque[_Frame] = deque()
         self._run_out = 0
         self._allowance = {number: self._window(cls) for cls, number in numbers.items()}
-        self._credit_event = asyncio.Event()
+        self._unseen_cost = dict.fromkeys(self._allowance, 0)
         # receiving
         self._next_in = 1
         self._run_in: int | None = None
@@ -89,7 +91,8 @@ class Peer:
         self._granted = dict(self._allowance)
         self._consumed = dict.fromkeys(self._allowance, 0)
         self._queues: dict[int, deque[Item]] = {number: deque() for number in self._types}
-        self._waiters: dict[int, tuple[asyncio.Future[None], float]] = {}
+        self._waiters: defaultdict[int, list[asyncio.Future[None]]] = defaultdict(list)
+        self._since: dict[object, float] = {}
         # what was said
         self.step_timeout = float("inf")
         self.sent, self.received = Direction(), Direction()
@@ -104,7 +107,7 @@ class Peer:
         Raises:
             PeerLost, PeerAborted, ProtocolError: what ended the session, if it has ended.
         """
-        await self._post(message, encode(message), 0)
+        await self._post(type(message), encode(message), 0)
 
     async def recv(self, cls: type[M]) -> M:
         """Return the peer's next message of this type.
@@ -158,73 +161,101 @@ class Peer:
 
     async def say_bye(self) -> None:
         """Tell the peer that this side has ended well."""
-        await self._post(Bye(), encode(Bye()), 0)
+        await self._post(Bye, encode(Bye()), 0)
+
+    async def settle(self) -> None:
+        """Wait until everything sent has arrived at the peer, or it has ended well itself.
+
+        Raises:
+            PeerLost, PeerAborted, ProtocolError: what ended the session instead.
+        """
+        while self._unseen and not self.said_bye.is_set():
+            await self._wait(_SEEN)
 
     async def abort(self, abort: Abort) -> None:
         """Tell the peer, if it can be reached at once, that the run has stopped."""
         link, parts = self._link, encode(abort)
         if link is not None and not self.said_bye.is_set():
             header = pack_header(0, self._numbers[Abort], len(parts[0]), self._next_out, self._run_out)
-            with suppress(VeilsumError, OSError, TimeoutError):
-                async with asyncio.timeout(1):
-                    await link.send(header, parts)
+            with suppress(PeerLost):
+                link.post(header, parts)
 
     async def close(self) -> None:
         """End all tasks and the connection."""
         self._ending = True
-        for task in (self._task, self._beat):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+        tasks = [task for task in (self._task, self._beat) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._link is not None:
             self._link.close()
+            await self._link.wait_closed()
 
     def fail(self, error: VeilsumError) -> None:
         """Stop with an error; everything waiting for this peer raises it."""
         if self._failure is None and not self._ending:
             self._failure = error.at(party=self.me)
             self._up.set()
-            self._credit_event.set()
-            for future, _ in self._waiters.values():
-                if not future.done():
-                    future.set_exception(error)
-                    future.exception()  # a waiter that was cancelled meanwhile does not complain later
+            for waiters in self._waiters.values():
+                _wake(waiters)
             self._on_failure(error)
 
     # -- sending
 
-    async def _post(self, message: Message | type[Message], parts: list[Data], flags: int) -> None:
-        cls = message if isinstance(message, type) else type(message)
-        number = self._numbers[cls]
-        size = sum(map(len, parts))
-        cost = size + FRAME_COST
+    async def _post(self, cls: type[Message], parts: list[Data], flags: int) -> None:
+        number, size = self._numbers[cls], sum(map(len, parts))
         if number >= FIRST_TYPE:
-            while self._allowance[number] < cost:
-                await self._wait_for_credit()
-            self._allowance[number] -= cost
+            while self._allowance[number] < size + FRAME_COST:
+                await self._wait(_CREDIT)
+        link = self._put(number, parts, size, flags)
+        if link is not None and link.backlogged:
+            # a break is not this sender's business: the frame goes out again with the next link
+            with suppress(PeerLost):
+                await self._timed(link.drain())
+
+    def _put(self, number: int, parts: list[Data], size: int, flags: int) -> Link | None:
+        """Number a frame and post it, in one go: whoever is cancelled leaves no gap."""
         if self._failure is not None:
             raise self._failure
         sequence, self._next_out = self._next_out, self._next_out + 1
         header = pack_header(flags, number, size, sequence, self._run_out)
+        cost = size + FRAME_COST
         if number >= FIRST_TYPE:
+            self._allowance[number] -= cost
             self._note(self.sent, Header(0, flags, number, size, sequence, 0), parts, self.me, self.name)
-        self._unseen.append(_Frame(sequence, header, parts))
-        if self._link is not None:
-            # a break is not this sender's business: the frame goes out again with the next link
-            with suppress(PeerLost, OSError, ssl.SSLError):
-                await self._link.send(header, parts)
+        self._unseen.append(_Frame(sequence, header, parts, number, cost))
+        self._unseen_cost[number] += cost
+        link = self._link
+        if link is not None:
+            with suppress(PeerLost):
+                link.post(header, parts)
+        return link
 
-    async def _wait_for_credit(self) -> None:
+    async def _wait(self, what: int) -> None:
+        """Sleep until something has happened to a message type (or to credit, or to what was seen)."""
         if self._failure is not None:
             raise self._failure
-        self._credit_event.clear()
-        await self._credit_event.wait()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters[what].append(future)
+        try:
+            await self._timed(future)
+        finally:
+            self._waiters[what].remove(future)
+
+    async def _timed(self, step: Awaitable[None]) -> None:
+        """Await something that depends on the peer, under the eyes of the heartbeat."""
+        token = object()
+        self._since[token] = asyncio.get_running_loop().time()
+        try:
+            await step
+        finally:
+            del self._since[token]
 
     def _note(self, side: Direction, header: Header, parts: list[Data], sender: str, receiver: str) -> None:
         side.add(header, parts)
         cls = self._types[header.type]
-        self.entries.append(Entry(sender, receiver, cls.__name__, header.length))
+        if len(self.entries) < ENTRIES:
+            self.entries.append(Entry(sender, receiver, cls.__name__, header.length))
         counts = self.traffic.setdefault(cls.wire.step, [0, 0])
         counts[0 if side is self.sent else 1] += header.length
 
@@ -234,24 +265,16 @@ class Peer:
         number = self._numbers[cls]
         queue = self._queues[number]
         while not queue:
-            if self._failure is not None:
-                raise self._failure
-            if self.said_bye.is_set():
+            if self._failure is None and self.said_bye.is_set():
                 raise ProtocolError(f"{self.name} ended without sending a {cls.__name__}", party=self.me)
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters[number] = (future, asyncio.get_running_loop().time())
-            try:
-                await future
-            finally:
-                self._waiters.pop(number, None)
+            await self._wait(number)
         payload, last, cost = queue.popleft()
         self._consumed[number] += cost if number >= FIRST_TYPE else 0
-        if self._consumed[number] * 4 >= self._window(cls):
+        if self._consumed[number] * 4 >= self._window(cls) and self._failure is None:
             grant, self._consumed[number] = self._consumed[number], 0
             self._granted[number] += grant
-            credit = Credit(number, grant, self._next_in)
-            with suppress(VeilsumError):
-                await self._post(credit, encode(credit), 0)
+            parts = encode(Credit(number, grant, self._next_in))
+            self._put(self._numbers[Credit], parts, sum(map(len, parts)), 0)
         return (None if payload is None else decode(cls, payload)), last
 
     def _admit(self, header: Header) -> None:
@@ -260,6 +283,8 @@ class Peer:
         if cls is None or cls is Hello:
             raise self._refusal(f"a frame of unknown type {header.type}")
         name = cls.__name__
+        if header.flags & ~END or (header.flags and header.type < FIRST_TYPE):
+            raise self._refusal(f"a {name} with flags {header.flags}")
         if header.length > cls.wire.limit:
             raise self._refusal(f"a {name} of {header.length} bytes, over the limit of {cls.wire.limit}")
         if cls is Beat:
@@ -306,34 +331,41 @@ class Peer:
             return
         last = bool(header.flags & END)
         self._queues[number].append((None if last and not header.length else payload, last, cost))
-        waiter = self._waiters.get(number)
-        if waiter is not None and not waiter[0].done():
-            waiter[0].set_result(None)
+        _wake(self._waiters[number])
 
     def _control(self, cls: type[Message], payload: Data) -> bool:
         """Handle what is not for the session; True if done."""
         if cls is Credit:
             credit = decode(Credit, payload)
-            if credit.kind not in self._allowance or credit.size < 0:
-                raise self._refusal("credit for an unknown type")
-            self._allowance[credit.kind] += credit.size
             self._forget(credit.seen)
-            self._credit_event.set()
+            known = self._types.get(credit.kind)
+            if known is None or credit.size < 0:
+                raise self._refusal("credit for nothing")
+            allowance = self._allowance[credit.kind] + credit.size
+            # whoever credits bytes has seen them: more than a window is never under way or kept for resending
+            if allowance + self._unseen_cost[credit.kind] > self._window(known):
+                raise self._refusal(f"more credit for {known.__name__} than was used")
+            self._allowance[credit.kind] = allowance
+            _wake(self._waiters[_CREDIT])
         elif cls is Abort:
             abort = decode(Abort, payload)
             self.fail(_aborted(self.name, abort))
         elif cls is Bye:
             self.said_bye.set()
-            for future, _ in self._waiters.values():
-                if not future.done():
-                    future.set_result(None)
+            for waiters in self._waiters.values():
+                _wake(waiters)
         else:
             return False
         return True
 
     def _forget(self, seen: int) -> None:
+        if seen > self._next_out:
+            raise self._refusal("word of frames that were never sent")
         while self._unseen and self._unseen[0].sequence < seen:
-            self._unseen.popleft()
+            frame = self._unseen.popleft()
+            self._unseen_cost[frame.number] -= frame.cost
+        if not self._unseen:
+            _wake(self._waiters[_SEEN])
 
     def _window(self, cls: type[Message]) -> int:
         return max(self._config.window, 2 * (cls.wire.limit + FRAME_COST))
@@ -346,19 +378,30 @@ class Peer:
         try:
             for again in itertools.count():
                 link = await self._connect(deadline, first=again == 0)
-                self._broken = loop.create_future()
-                link.attach(self._admit, self._deliver, self._on_break)
-                await self._resend(link)
-                self._link = link
-                self._up.set()
-                self._on_connected(self.name, again > 0)
-                await self._broken
+                self._stand(link, again=again > 0)
+                await self._broken.wait()
                 self._link = None
                 if self.said_bye.is_set():
                     return
                 deadline = loop.time() + self._config.silence
+                await asyncio.sleep(
+                    self._config.redial_pause
+                )  # a peer that only comes and goes gains nothing
         except VeilsumError as error:
             self.fail(error)
+        except Exception as error:  # noqa: BLE001  without its links a peer would wait for ever
+            self.fail(_unforeseen(self.name, error))
+
+    def _stand(self, link: Link, *, again: bool) -> None:
+        """Begin on a new link, all in one go: what is posted later queues behind what is sent again."""
+        self._broken.clear()
+        self._link = link
+        link.attach(self._admit, self._deliver, lambda error: self._on_break(link, error))
+        with suppress(PeerLost):
+            for frame in self._unseen:
+                link.post(frame.header, frame.parts)
+        self._up.set()
+        self._on_connected(self.name, again)
 
     async def _connect(self, deadline: float, *, first: bool) -> Link:
         loop = asyncio.get_running_loop()
@@ -407,7 +450,7 @@ class Peer:
         mine = self._hello
         if (theirs.wire_version, theirs.schema) != (WIRE, mine.schema):
             raise ConfigError(
-                f"{self.name} runs veilsum {theirs.version}, this party {mine.version}, which differ",
+                f"{self.name} runs veilsum {theirs.version!r}, this party {mine.version!r}, which differ",
                 remedy="install the same version at all parties",
                 party=self.me,
             )
@@ -417,26 +460,22 @@ class Peer:
             raise _restarted(self.name, self.me)
         self._their_session = theirs.session
         self._forget(theirs.seen)
-        oldest = self._unseen[0].sequence if self._unseen else self._next_out
-        if not oldest <= theirs.seen <= self._next_out:
-            raise ProtocolError(f"{self.name} claims frames that were never sent", party=self.me)
+        if theirs.seen < (self._unseen[0].sequence if self._unseen else self._next_out):
+            raise ProtocolError(f"{self.name} has forgotten frames that it had seen", party=self.me)
 
-    async def _resend(self, link: Link) -> None:
-        # until none is left: what is posted meanwhile queues behind, so that the order stays
-        last = 0
-        while frames := [frame for frame in self._unseen if frame.sequence > last]:
-            for frame in frames:
-                last = frame.sequence
-                with suppress(PeerLost, OSError):
-                    await link.send(frame.header, frame.parts)
-
-    def _on_break(self, error: BaseException | None) -> None:
+    def _on_break(self, link: Link, error: BaseException) -> None:
         if isinstance(error, VeilsumError) and not isinstance(error, PeerLost):
             self.fail(error)
-        if self._broken is not None and not self._broken.done():
-            self._broken.set_result(None)
+        if link is self._link and not self._ending:
+            self._broken.set()
 
     async def _heartbeat(self) -> None:
+        try:
+            await self._beat_for_ever()
+        except Exception as error:  # noqa: BLE001  without its heart a peer could hang unnoticed
+            self.fail(_unforeseen(self.name, error))
+
+    async def _beat_for_ever(self) -> None:
         loop, config = asyncio.get_running_loop(), self._config
         waiting = 0.0
         while True:
@@ -450,9 +489,10 @@ class Peer:
                 # late: this process itself was held up, which says nothing about the peer
                 self._on_silence(link)
                 continue
-            beat = encode(Beat(self._next_in))
-            with suppress(PeerLost, OSError):
-                await link.send(pack_header(0, self._numbers[Beat], len(beat[0]), 0, 0), beat)
+            if not link.busy:  # else the bytes under way are the sign of life
+                beat = encode(Beat(self._next_in))
+                with suppress(PeerLost):
+                    link.post(pack_header(0, self._numbers[Beat], len(beat[0]), 0, 0), beat)
             waiting = self._report_waiting(waiting)
 
     def _on_silence(self, link: Link) -> None:
@@ -466,7 +506,7 @@ class Peer:
         link.fail(PeerLost("silent"))
 
     def _report_waiting(self, reported: float) -> float:
-        since = min((since for _, since in self._waiters.values()), default=None)
+        since = min(self._since.values(), default=None)
         if since is None:
             return 0.0
         seconds = asyncio.get_running_loop().time() - since
@@ -505,3 +545,18 @@ def _restarted(peer: PartyId, me: PartyId) -> PeerLost:
 
 def _not_hello(peer: PartyId, me: PartyId) -> None:
     raise ProtocolError(f"{peer} did not begin with a Hello", party=me)
+
+
+def _unforeseen(peer: PartyId, error: Exception) -> VeilsumError:
+    failure = VeilsumError(
+        f"the connection with {peer} ended by an unforeseen {type(error).__name__}",
+        remedy="report this as a bug of veilsum, with the lines above",
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _wake(waiters: list[asyncio.Future[None]]) -> None:
+    for future in waiters:
+        if not future.done():
+            future.set_result(None)

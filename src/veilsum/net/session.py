@@ -33,7 +33,7 @@ from veilsum.net.control import WIRE, Abort, Countersign, Hello, Opening, Resume
 from veilsum.net.lane import Lane, run_lanes
 from veilsum.net.messages import Message, schema_digest
 from veilsum.net.peer import Peer
-from veilsum.net.ports import Journal, Links
+from veilsum.net.ports import Journal, Links, SocketPair
 from veilsum.net.stage import Stage
 from veilsum.net.transcript import Entry
 from veilsum.parties import PartyId, Role, RunId, SessionId
@@ -86,6 +86,7 @@ class Session:
         self._open_journal, self._links = open_journal, links
         self._failure: VeilsumError | None = None
         self._task: asyncio.Task[object] | None = None
+        self._cancelled = self._ended = False
         self._lanes: list[Lane] = []
         self._steps: list[str] = []
         self.run = RunId("")
@@ -151,12 +152,12 @@ class Session:
 
     def fail(self, error: VeilsumError) -> None:
         """End the session from outside its task: what runs inside is cancelled, every peer is told."""
-        if self._failure is None:
+        if self._failure is None and not self._ended:
             self._failure = error
             for lane in self._lanes:
-                lane.close()
+                lane.shut()
             if self._task is not None:
-                self._task.cancel()
+                self._cancelled = self._task.cancel()
 
     async def _open(self) -> None:
         await self._all(peer.open() for peer in self.peers.values())
@@ -191,6 +192,18 @@ class Session:
             party=self.me,
         )
 
+    async def refuse(self, error: VeilsumError, within: float) -> None:
+        """Tell those peers that come within some seconds that this party will not take part."""
+
+        async def tell(peer: Peer) -> None:
+            with suppress(VeilsumError, OSError, TimeoutError):
+                async with asyncio.timeout(within):
+                    await peer.open()
+                await peer.abort(Abort(error.code))
+
+        await asyncio.gather(*(tell(peer) for peer in self.peers.values()))
+        await asyncio.gather(*(peer.close() for peer in self.peers.values()), return_exceptions=True)
+
     @property
     def everybody_ended(self) -> bool:
         """Whether every peer has said that it ended well."""
@@ -198,6 +211,8 @@ class Session:
 
     async def _farewell(self) -> None:
         await self._all(peer.say_bye() for peer in self.peers.values())
+        # what was sent last may still be in this process's buffers
+        await self._all(peer.settle() for peer in self.peers.values())
         # everything needed has arrived; a peer that cannot say so in time costs nobody the result
         with suppress(TimeoutError):
             async with asyncio.timeout(self.config.silence):
@@ -205,19 +220,32 @@ class Session:
 
     async def _end(self, error: BaseException | None) -> BaseException | None:
         """Close everything; return the error that the user should see."""
+        self._ended = True  # from here on no peer's answer to this end can cancel it
         if error is not None:
-            error = self._translate(error)
+            error = await self._translate(error)
+        ending = asyncio.ensure_future(self._close(error))
+        interrupted = False
+        while not ending.done():
+            try:
+                await asyncio.shield(ending)
+            except asyncio.CancelledError:  # it takes at most some seconds, and leaves nothing behind
+                interrupted = True
+        return asyncio.CancelledError() if interrupted and error is None else error
+
+    async def _close(self, error: BaseException | None) -> None:
+        if error is not None:
             # a peer's own abort has reached every party already
             await self._tell(error)
         for lane in self._lanes:
-            lane.close()
+            lane.shut()
         await asyncio.gather(*(peer.close() for peer in self.peers.values()), return_exceptions=True)
-        return error
 
-    def _translate(self, error: BaseException) -> BaseException:
+    async def _translate(self, error: BaseException) -> BaseException:
+        if self._cancelled and self._task is not None:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)  # where `fail` cancelled and nothing has waited since
+            self._task.uncancel()
         if self._failure is not None and not isinstance(error, KeyboardInterrupt):
-            if isinstance(error, asyncio.CancelledError) and self._task is not None:
-                self._task.uncancel()
             error = self._failure
         if isinstance(error, BaseExceptionGroup):
             error = _first(error)
@@ -231,10 +259,8 @@ class Session:
             code = error.code
         elif isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
             code = Interrupted.__name__
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(
-                *(peer.abort(Abort(code)) for peer in self.peers.values()), return_exceptions=True
-            )
+        for peer in self.peers.values():
+            await peer.abort(Abort(code))
 
     # -- talking to several
 
@@ -344,14 +370,38 @@ class Session:
 
     async def _open_lanes(self, label: str) -> dict[PartyId, Lane]:
         names = list(self.peers)
-        pairs = await asyncio.gather(*(self._links.sockets(name, f"{self.run}/{label}") for name in names))
-        lanes = {name: Lane(self.me, name, pair) for name, pair in zip(names, pairs, strict=True)}
+        dialling = [asyncio.create_task(self._sockets(name, f"{self.run}/{label}")) for name in names]
+        try:
+            await self._all(_wait(task) for task in dialling)
+        except BaseException:
+            for outcome in await asyncio.gather(*dialling, return_exceptions=True):
+                if isinstance(outcome, SocketPair):
+                    outcome.outgoing.close()
+                    outcome.incoming.close()
+            raise
+        limit = self.job.step_timeout
+        lanes = {
+            name: Lane(self.me, name, task.result(), step_timeout=limit)
+            for name, task in zip(names, dialling, strict=True)
+        }
         self._lanes.extend(lanes.values())
         return lanes
 
+    async def _sockets(self, name: PartyId, label: str) -> SocketPair:
+        try:
+            async with asyncio.timeout(self.job.step_timeout) as clock:
+                return await self._links.sockets(name, label)
+        except OSError as error:
+            if clock.expired():
+                raise StepTimeout(f"{name} did not open its lane in time", party=self.me) from error
+            raise PeerLost(f"no lane to {name} could be opened", party=self.me) from error
+
     async def _await_reason(self) -> None:
-        with suppress(asyncio.CancelledError):
+        try:
             await asyncio.sleep(self.config.silence + self.config.heartbeat)
+        except asyncio.CancelledError:
+            if self._failure is None:  # somebody else's cancelling
+                raise
 
     # -- what was said
 

@@ -2,33 +2,33 @@
 
 The standard library's ``ssl`` cannot pin a fingerprint: a context trusts the expected self-signed
 certificates as roots, and the certificate that was presented is then compared byte for byte.
-Frame links and lanes share one port; a lane says so in ALPN, which the listener reads before it decides
-between asyncio and a blocking handshake. Who connects without a member's certificate is turned away
-before a byte of veilsum's own is read.
+Frame links and lanes share one port and differ in ALPN. Who connects without a member's certificate is
+turned away before a byte of veilsum's own is read.
 """
 
 import asyncio
 import socket
 import ssl
-import struct
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from veilsum.errors import ConfigError, PeerLost, VeilsumError
+from veilsum.errors import ConfigError, PeerLost
 from veilsum.net.config import NetConfig
-from veilsum.net.link import Link, pack_header
+from veilsum.net.handshake import connect, prompt, read_name, send_name, shake, split_address
+from veilsum.net.link import Link
 from veilsum.net.ports import Links, SocketPair
 from veilsum.parties import Federation, PartyId
 
 LINK, LANE = "veilsum-link", "veilsum-lane"
-_LABEL = struct.Struct("<H")
-_LABEL_LIMIT = 512
+_ARRIVALS = 64  # connections of one peer that nobody has taken yet
+_EXPIRED, _NOT_YET = 10, 9  # OpenSSL's verify codes
 _REFUSALS = ("UNKNOWN_CA", "BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN", "CERTIFICATE_EXPIRED", "ACCESS_DENIED")
+_STRANGERS = ("WRONG_VERSION_NUMBER", "PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "NO_APPLICATION_PROTOCOL")
 
 LoadKey = Callable[[ssl.SSLContext], None]
+_Key = tuple[PartyId, str, str]  # who came, link or lane, for what
 
 
 class TlsLinks(Links):
@@ -56,12 +56,10 @@ class TlsLinks(Links):
         self._by_certificate = {m.certificate: p for p, m in federation.members.items() if p != me}
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
-        self._greeting: set[asyncio.Task[None]] = set()
-        self._links: defaultdict[tuple[PartyId, str], asyncio.Queue[Link]] = defaultdict(asyncio.Queue)
-        self._ends: defaultdict[tuple[PartyId, str], asyncio.Queue[socket.socket]] = defaultdict(
-            asyncio.Queue
-        )
-        self._places = asyncio.Semaphore(self._config.pending_handshakes)
+        self._greeting: dict[asyncio.Task[None], None] = {}
+        self._arrivals: dict[_Key, ssl.SSLSocket] = {}
+        self._arrived = asyncio.Event()
+        self._taken: dict[_Key, Link] = {}
 
     async def __aenter__(self) -> Self:
         self._server = self._context(ssl.PROTOCOL_TLS_SERVER, list(self._by_certificate), [LINK, LANE])
@@ -74,19 +72,14 @@ class TlsLinks(Links):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del kind, error, trace
-        for task in (self._accepting, *self._greeting):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+        tasks = [task for task in (self._accepting, *self._greeting) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._listener is not None:
             self._listener.close()
-        for links in self._links.values():
-            while not links.empty():
-                links.get_nowait().close()
-        for ends in self._ends.values():
-            while not ends.empty():
-                ends.get_nowait().close()
+        while self._arrivals:
+            self._arrivals.popitem()[1].close()
 
     @property
     def port(self) -> int:
@@ -99,18 +92,24 @@ class TlsLinks(Links):
     async def link(self, peer: PartyId, purpose: str) -> Link:
         """Dial the peer, or wait until it has dialled, as the federation says."""
         if self._dials(peer):
-            return await self._dial(peer, purpose)
-        return await self._links[peer, purpose].get()
+            return self._as_link(peer, await self._dial(peer, LINK, purpose))
+        link = self._as_link(peer, await self._take(peer, LINK, purpose))
+        self._taken[peer, LINK, purpose] = link
+        return link
 
     async def sockets(self, peer: PartyId, label: str) -> SocketPair:
         """Return two blocking TLS connections; whoever dials links dials these."""
         there, back = (f"{label}/{a}>{b}" for a, b in ((self._me, peer), (peer, self._me)))
-        async with asyncio.timeout(self._config.connect_timeout):
-            if self._dials(peer):
-                out = await self._dial_lane(peer, there)
-                return SocketPair(out, await self._dial_lane(peer, back))
-            into = await self._ends[peer, back].get()
-            return SocketPair(await self._ends[peer, there].get(), into)
+        get = self._dial if self._dials(peer) else self._take
+        first = await get(peer, LANE, there)
+        try:
+            second = await get(peer, LANE, back)
+        except BaseException:
+            first.close()
+            raise
+        first.setblocking(True)
+        second.setblocking(True)
+        return SocketPair(first, second)
 
     def _dials(self, peer: PartyId) -> bool:
         dialler = self._federation.dialler(self._me, peer)
@@ -122,49 +121,33 @@ class TlsLinks(Links):
             )
         return dialler == self._me
 
+    def _as_link(self, peer: PartyId, tls: ssl.SSLSocket) -> Link:
+        def explain(error: OSError) -> BaseException:
+            return (_refused(error, peer, self._me) or error) if isinstance(error, ssl.SSLError) else error
+
+        return Link(tls, write_chunk=self._config.write_chunk, explain=explain)
+
     # -- dialling
 
-    async def _dial(self, peer: PartyId, purpose: str) -> Link:
-        host, port = split_address(self._federation.members[peer].address)
-        context = self._client(peer, LINK)
+    async def _dial(self, peer: PartyId, protocol: str, name: str) -> ssl.SSLSocket:
+        member = self._federation.members[peer]
+        context = self._context(ssl.PROTOCOL_TLS_CLIENT, [member.certificate], [protocol])
         try:
             async with asyncio.timeout(self._config.handshake_timeout):
-                _, link = await asyncio.get_running_loop().create_connection(
-                    self._new_link, host, port, ssl=context, server_hostname=peer
-                )
+                tls = await shake(await connect(member.address), context, server_side=False)
         except ssl.SSLCertVerificationError as error:
-            raise self._foreign(peer) from error
+            raise self._expired(peer, error) or self._foreign(peer) from error
         except ssl.SSLError as error:
-            raise _refused(error, peer, self._me) or error from error
-        if link.peer_certificate() != self._federation.members[peer].certificate:
-            link.close()
-            raise self._foreign(peer)
-        name = purpose.encode()
-        await link.send(pack_header(0, 0, len(name), 0, 0), [name])
-        return link
-
-    async def _dial_lane(self, peer: PartyId, label: str) -> socket.socket:
-        host, port = split_address(self._federation.members[peer].address)
-        return await asyncio.to_thread(self._shake_lane, peer, host, port, label)
-
-    def _shake_lane(self, peer: PartyId, host: str, port: int, label: str) -> socket.socket:
-        raw = socket.create_connection((host, port), timeout=self._config.handshake_timeout)
-        try:
-            _prompt(raw)
-            tls = self._client(peer, LANE).wrap_socket(raw, server_hostname=peer)
-            name = label.encode()
-            tls.sendall(_LABEL.pack(len(name)) + name)
-            tls.settimeout(None)
-            shown = tls.getpeercert(binary_form=True)
-        except ssl.SSLCertVerificationError as error:
-            raw.close()
-            raise self._foreign(peer) from error
-        except BaseException:
-            raw.close()
-            raise
-        if shown != self._federation.members[peer].certificate:
+            raise _refused(error, peer, self._me) or self._other_program(peer, error) or error from error
+        if tls.getpeercert(binary_form=True) != member.certificate:
             tls.close()
             raise self._foreign(peer)
+        try:
+            async with asyncio.timeout(self._config.handshake_timeout):
+                await send_name(tls, name)
+        except BaseException:
+            tls.close()
+            raise
         return tls
 
     def _foreign(self, peer: PartyId) -> ConfigError:
@@ -175,66 +158,87 @@ class TlsLinks(Links):
             party=self._me,
         )
 
+    def _expired(self, peer: PartyId, error: ssl.SSLCertVerificationError) -> ConfigError | None:
+        if error.verify_code not in {_EXPIRED, _NOT_YET}:
+            return None
+        state = "has expired" if error.verify_code == _EXPIRED else "is not valid yet"
+        return ConfigError(
+            f"{peer}'s certificate {state}",
+            remedy=f"check the clocks; ask {peer} to renew its certificate, and add its new card",
+            party=self._me,
+        )
+
+    def _other_program(self, peer: PartyId, error: ssl.SSLError) -> ConfigError | None:
+        if not any(word in (error.reason or "") for word in _STRANGERS):
+            return None
+        return ConfigError(
+            f"whoever answers at {self._federation.members[peer].address} does not speak TLS 1.3",
+            remedy=f"check the address of {peer}, and that nothing in between ends TLS",
+            party=self._me,
+        )
+
     # -- answering
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            raw, _ = await loop.sock_accept(listener)
-            await self._places.acquire()
+            try:
+                raw, _ = await loop.sock_accept(listener)
+            except OSError:  # too many open files, or a connection that is gone already
+                await asyncio.sleep(self._config.redial_pause)
+                continue
+            pending = [task for task in self._greeting if not task.cancelling()]
+            if len(pending) >= self._config.pending_handshakes:
+                # the one that has dawdled longest: strangers who say nothing keep no member out
+                pending[0].cancel()
             task = asyncio.create_task(self._greet(raw))
-            self._greeting.add(task)
-            task.add_done_callback(self._greeted)
-
-    def _greeted(self, task: asyncio.Task[None]) -> None:
-        self._greeting.discard(task)
-        self._places.release()
+            self._greeting[task] = None
+            task.add_done_callback(self._greeting.pop)
 
     async def _greet(self, raw: socket.socket) -> None:
-        """Shake hands with whoever came; strangers are turned away without a word."""
+        """Shake hands with whoever came; strangers are turned away with no more than TLS's own alert."""
         raw.setblocking(False)
-        _prompt(raw)
-        try:
+        with suppress(OSError, PeerLost):
             async with asyncio.timeout(self._config.handshake_timeout):
-                if await _wants_lane(raw):
-                    peer, label, end = await asyncio.to_thread(self._answer_lane, raw)
-                    self._ends[peer, label].put_nowait(end)
-                else:
-                    _, link = await asyncio.get_running_loop().connect_accepted_socket(
-                        self._new_link, raw, ssl=self._server
+                prompt(raw)
+                tls = await shake(raw, self._server, server_side=True)
+                try:
+                    self._arrive(
+                        (self._member(tls), tls.selected_alpn_protocol() or "", await read_name(tls)), tls
                     )
-                    await self._route(link)
-        except (OSError, TimeoutError, VeilsumError, UnicodeDecodeError):
-            raw.close()
+                except BaseException:
+                    tls.close()
+                    raise
 
-    async def _route(self, link: Link) -> None:
-        peer = self._by_certificate.get(link.peer_certificate() or b"")
-        if peer is None:
-            link.fail(PeerLost("a stranger"))
-            return
-        _, purpose = await link.recv()
-        self._links[peer, bytes(purpose).decode()].put_nowait(link)
-
-    def _answer_lane(self, raw: socket.socket) -> tuple[PartyId, str, socket.socket]:
-        raw.settimeout(self._config.handshake_timeout)
-        tls = self._server.wrap_socket(raw, server_side=True)
+    def _member(self, tls: ssl.SSLSocket) -> PartyId:
+        # a member's certificate could have signed another one
         peer = self._by_certificate.get(tls.getpeercert(binary_form=True) or b"")
-        (size,) = _LABEL.unpack(_read(tls, _LABEL.size))
-        if peer is None or size > _LABEL_LIMIT:
+        if peer is None:
             raise PeerLost("a stranger")
-        label = _read(tls, size).decode()
-        tls.settimeout(None)
-        # the label names the dialler's direction of sending; from here it is the other way round
-        return peer, label, tls
+        return peer
+
+    def _arrive(self, key: _Key, tls: ssl.SSLSocket) -> None:
+        # the newest counts: a peer dials again only when it has given its last connection up
+        taken = self._taken.pop(key, None)
+        if taken is not None:
+            taken.fail(PeerLost(f"{key[0]} has connected again"))
+        stale = self._arrivals.pop(key, None)
+        waiting = [other for other in self._arrivals if other[0] == key[0]]
+        if stale is None and len(waiting) >= _ARRIVALS:
+            stale = self._arrivals.pop(waiting[0])
+        if stale is not None:
+            stale.close()
+        self._arrivals[key] = tls
+        self._arrived.set()
+
+    async def _take(self, peer: PartyId, protocol: str, name: str) -> ssl.SSLSocket:
+        key = (peer, protocol, name)
+        while key not in self._arrivals:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._arrivals.pop(key)
 
     # -- contexts
-
-    def _new_link(self) -> Link:
-        return _TlsLink(self._me, write_chunk=self._config.write_chunk)
-
-    def _client(self, peer: PartyId, protocol: str) -> ssl.SSLContext:
-        certificate = self._federation.members[peer].certificate
-        return self._context(ssl.PROTOCOL_TLS_CLIENT, [certificate], [protocol])
 
     def _context(self, side: int, trusted: list[bytes], protocols: list[str]) -> ssl.SSLContext:
         context = ssl.SSLContext(side)
@@ -250,34 +254,21 @@ class TlsLinks(Links):
         return context
 
 
-class _TlsLink(Link):
-    """A link that says in words when the other side refused this party's certificate."""
-
-    def __init__(self, me: PartyId, *, write_chunk: int) -> None:
-        super().__init__(write_chunk=write_chunk)
-        self._me = me
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Wake everybody who waits (asyncio)."""
-        refusal = _refused(error, PartyId("the peer"), self._me) if isinstance(error, ssl.SSLError) else None
-        super().connection_lost(refusal or error)
-
-
 def _refused(error: ssl.SSLError, peer: PartyId, me: PartyId) -> ConfigError | None:
     """Return what it means when the other side ended the handshake with an alert about our certificate."""
     if not any(word in (error.reason or "") for word in _REFUSALS):
         return None
+    if "EXPIRED" in error.reason:
+        return ConfigError(
+            f"{peer} refuses the certificate of {me}, which has expired",
+            remedy=f"renew {me}'s certificate, send its new card to the others, and check all clocks",
+            party=me,
+        )
     return ConfigError(
-        f"{peer} refuses the certificate of {me} ({(error.reason or '').lower().replace('_', ' ')})",
-        remedy=f"send {me}'s card to the others and have them add it; check all clocks",
+        f"{peer} refuses the certificate of {me}, which it does not know",
+        remedy=f"send {me}'s card to {peer} and have it added to the federation there",
         party=me,
     )
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of ``host:port`` or ``[v6]:port``."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
 
 
 def _listen(address: str, me: PartyId) -> socket.socket:
@@ -297,42 +288,3 @@ def _listen(address: str, me: PartyId) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
-
-
-def _prompt(raw: socket.socket) -> None:
-    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-async def _wants_lane(raw: socket.socket) -> bool:
-    """Look whether the ClientHello asks for a lane, leaving it in the socket."""
-    loop = asyncio.get_running_loop()
-    seen = -1
-    while True:
-        ready: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(raw, _set, ready)
-        try:
-            await ready
-        finally:
-            loop.remove_reader(raw)
-        hello = raw.recv(16384, socket.MSG_PEEK)
-        whole = len(hello) >= 5 and len(hello) >= 5 + int.from_bytes(hello[3:5], "big")
-        if whole or not hello:
-            return bytes([len(LANE)]) + LANE.encode() in hello
-        if len(hello) == seen:  # the rest is still under way, and a readable socket would spin
-            await asyncio.sleep(0.01)
-        seen = len(hello)
-
-
-def _set(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _read(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        more = sock.recv(size - len(data))
-        if not more:
-            raise PeerLost("closed during the handshake")
-        data += more
-    return data

@@ -17,7 +17,7 @@ from veilsum.node.summary import Summary
 from veilsum.parties import NAME, PartyId, Role
 from veilsum.store.sources import Source, open_source
 
-Rows = str | os.PathLike[str] | Mapping[str, Any] | Iterable[str]
+Rows = str | os.PathLike[str] | Mapping[str, Any] | Iterable[str | None]
 
 
 class Aligned(NamedTuple):

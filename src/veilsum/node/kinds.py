@@ -9,14 +9,15 @@ import msgspec
 
 from veilsum.arith import cpu
 from veilsum.crypto import dh
+from veilsum.data.alignment import Alignment
 from veilsum.errors import ConfigError
 from veilsum.jobs import Job, Leak
 from veilsum.net.messages import Message
 from veilsum.net.session import Session
 from veilsum.node.summary import Fact
-from veilsum.parties import PartyId
+from veilsum.parties import PartyId, RunId
 from veilsum.protocols import hidden_psi
-from veilsum.store.files import Scratch
+from veilsum.store.files import Scratch, write_whole
 from veilsum.store.results import write_alignment
 from veilsum.store.sources import Source
 
@@ -106,8 +107,7 @@ class _SourceIds:
     """A data set as the alignment sees it."""
 
     def __init__(self, source: Source) -> None:
-        report = source.check()
-        self.count, self.form = report.ids, report.form
+        self.count, self.form = source.check().ids, source.schema.form
         self.batches = source.batches
 
 
@@ -115,8 +115,9 @@ async def _play_alignment(s: Session, params: hidden_psi.Params, inputs: Inputs)
     source = inputs.source
     ids = None if source is None else await s.compute(_SourceIds, source)
     got = await hidden_psi.align(s, params, ids, inputs.scratch)
-    sizes = [Fact(f"ids of {name}", size, "ids") for name, size in got.sizes.items()]
-    facts, warnings, files = list(sizes), [], {}
+    facts = [Fact(f"ids of {name}", size, "ids") for name, size in got.sizes.items()]
+    warnings: list[str] = []
+    files: dict[str, str] = {}
     if got.cells is not None:
         facts += [Fact(f"ids held by exactly {' + '.join(who)}", n, "ids") for who, n in got.cells.items()]
     if source is not None:
@@ -127,29 +128,49 @@ async def _play_alignment(s: Session, params: hidden_psi.Params, inputs: Inputs)
             Fact("own malformed ids", report.malformed, "rows"),
             Fact("own repeated ids", report.duplicates, "rows"),
         ]
-    if source is not None and got.matches is not None:
-        assert got.matched is not None
+        warnings += report.warnings
+    if source is not None and got.matches is not None and got.matched is not None:
         facts.append(Fact("matches", got.matched, "ids"))
         if not got.matched:
+            declared = source.schema.describe()
             warnings.append(
-                f"no id matched: probably the members write their ids differently; declared is {source.check().form}"
+                f"no id matched: probably the members write their ids differently; declared is {declared}"
             )
-        written = await s.compute(_write, source, hidden_psi.pairs(s.journal, got.matches), inputs.folder)
-        files = {path.stem + " " + path.suffix[1:]: path.name for path in written}
-    algorithms = {"suite": dh.SUITE, "path": cpu.best("x25519"), "batch": params.batch}
-    ring = hidden_psi.Ring.of(s.job, params)
-    algorithms["tag_bits"] = 8 * hidden_psi.tag_width(got.sizes)
-    leaks = tuple(leak for leak in hidden_psi.leaks(s.job, params) if leak.who in {s.me, *ring.members})
+        files = await s.compute(_write_alignment, s, params, source, got, inputs.folder)
+    algorithms = {
+        "suite": dh.SUITE,
+        "path": cpu.best("x25519"),
+        "tag_bits": 8 * hidden_psi.tag_width(got.sizes),
+        "batch": params.batch,
+    }
+    leaks = hidden_psi.leaks(s.job, params)
     return Finished(tuple(facts), leaks, tuple(warnings), files, algorithms)
 
 
-def _write(source, pairs, folder):
-    import numpy as np
-
-    p = list(pairs)
-    return write_alignment(
-        source, np.concatenate([a for a, _ in p]), np.concatenate([b for _, b in p]), folder
+def _write_alignment(
+    s: Session, params: hidden_psi.Params, source: Source, got: hidden_psi.Matched, folder: Path
+) -> dict[str, str]:
+    """Write the artefact: its description, the rows' places, and the rows themselves."""
+    assert got.matches is not None
+    assert got.matched is not None
+    described = Alignment(
+        artefact=artefact_id("align", s.run),
+        kind=hidden_psi.KIND,
+        mode=params.mode,
+        parties=tuple(got.sizes),
+        ids=source.schema.form,
+        rows=got.matched,
     )
+    written = write_alignment(source, hidden_psi.pairs(s.journal, got.matches), folder)
+    write_whole(folder / "alignment.json", msgspec.json.format(msgspec.json.encode(described)))
+    names = ("places of own rows", "own matched rows", "own matched rows (CSV)")
+    files = {name: path.name for name, path in zip(names, written, strict=True)}
+    return files | {"description": "alignment.json"}
+
+
+def artefact_id(prefix: str, run: RunId) -> str:
+    """Return the id of a run's artefact, the same at every party."""
+    return f"{prefix}-{run[:8]}"
 
 
 KINDS: dict[str, Kind] = {

@@ -15,8 +15,8 @@ from veilsum.net.memory import MemoryHub
 from veilsum.net.ports import Journal
 from veilsum.net.session import Session
 from veilsum.node.config import PartyConfig
-from veilsum.node.kinds import Finished, Inputs, Kind, kind_of, params_of
 from veilsum.node.datasets import open_data_set
+from veilsum.node.kinds import Finished, Inputs, Kind, artefact_id, kind_of, params_of
 from veilsum.node.runs import MEMORY, data_set
 from veilsum.node.summary import StepTime, Summary
 from veilsum.parties import Federation, Member, PartyId, RunId
@@ -124,7 +124,7 @@ async def _one(
     )
     try:
         async with session:
-            artefact = f"{kind.prefix}-simulated-{session.run[:8]}"
+            artefact = artefact_id(f"{kind.prefix}-simulated", session.run)
             part = results / f"{artefact}.part"
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True, mode=0o700)

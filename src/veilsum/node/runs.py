@@ -14,7 +14,16 @@ from cryptography.exceptions import InvalidSignature
 
 import veilsum
 from veilsum import events
-from veilsum.errors import CheatingDetected, ConfigError, Interrupted, PeerLost, StoreError, VeilsumError
+from veilsum.errors import (
+    ApprovalMissing,
+    CheatingDetected,
+    ConfigError,
+    DataError,
+    Interrupted,
+    PeerLost,
+    StoreError,
+    VeilsumError,
+)
 from veilsum.jobs import Job, job_hash, key_digests
 from veilsum.net.config import NetConfig
 from veilsum.net.control import Countersign
@@ -27,7 +36,7 @@ from veilsum.node.datasets import open_data_set
 from veilsum.node.exposure import Exposure
 from veilsum.node.files import private_folder
 from veilsum.node.identity import Identity
-from veilsum.node.kinds import Finished, Inputs, Kind, kind_of, params_of
+from veilsum.node.kinds import Finished, Inputs, Kind, artefact_id, kind_of, params_of
 from veilsum.node.report import render
 from veilsum.node.runstate import RunState
 from veilsum.node.summary import StepTime, Summary
@@ -37,6 +46,8 @@ from veilsum.store.journal import FileJournal
 from veilsum.store.sources import Source
 
 UNKNOWN_RUN = RunId("0" * 32)
+REFUSAL_WAIT = 3.0
+"""Seconds that a party which will not take part waits for others, to tell them so."""
 MEMORY = 512 << 20
 """Bytes that tables of a run may use before they go to disk."""
 
@@ -81,7 +92,7 @@ async def run(order: Order, sink: events.Sink = events.ignore) -> Summary:
     """
     watch = _Watch(order, sink)
     try:
-        prepared = watch.prepared = prepare(order)
+        prepared = watch.prepared = await _prepare_or_refuse(order, watch)
         done = _already_closed(order, prepared)
         if done is not None:
             return done
@@ -97,6 +108,19 @@ async def run(order: Order, sink: events.Sink = events.ignore) -> Summary:
         raise
     finally:
         watch.close()
+
+
+async def _prepare_or_refuse(order: Order, watch: "_Watch") -> _Prepared:
+    try:
+        return await asyncio.to_thread(prepare, order)
+    except (ApprovalMissing, DataError) as error:
+        # the others are already waiting, or will be soon: better told than kept waiting
+        kind = kind_of(order.job)
+        with suppress(VeilsumError):
+            async with _links(order) as links:
+                unmade = _Prepared(kind, params_of(order.job), None, b"", [])
+                await make_session(order, unmade, links, 0, watch).refuse(error, REFUSAL_WAIT)
+        raise
 
 
 def prepare(order: Order) -> _Prepared:
@@ -143,13 +167,7 @@ async def _attempt(order: Order, prepared: _Prepared, watch: "_Watch") -> Summar
     generation = earlier.generation if earlier else 0
     if order.fresh and (last := runstate.latest(party, order.hash.hex())) is not None:
         generation = last.generation + 1
-    async with TlsLinks(
-        party.name,
-        order.federation,
-        order.identity.load_into,
-        listen=party.listen or None,
-        config=order.config,
-    ) as links:
+    async with _links(order) as links:
         session = make_session(order, prepared, links, generation, watch)
         try:
             async with session:
@@ -162,6 +180,11 @@ async def _attempt(order: Order, prepared: _Prepared, watch: "_Watch") -> Summar
             watch.change(state="closed")
             watch.journal.forget()
     return summary
+
+
+def _links(order: Order) -> TlsLinks:
+    load_key, listen = order.identity.load_into, order.party.listen or None
+    return TlsLinks(order.party.name, order.federation, load_key, listen=listen, config=order.config)
 
 
 def make_session(
@@ -197,7 +220,7 @@ async def _play(order: Order, prepared: _Prepared, session: Session, watch: "_Wa
         Exposure(party.exposure).reserve(
             order.job.data[party.name], kind.name, peers, order.job.purpose, session.run, amounts, party.floor
         )
-    artefact = f"{kind.prefix}-{session.run[:8]}"
+    artefact = artefact_id(kind.prefix, session.run)
     folder = party.results / artefact
     part = _empty(party.results / f"{artefact}.part")
     scratch = Scratch(_empty(party.runs / session.run / "scratch"), order.memory)

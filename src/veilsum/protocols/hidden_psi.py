@@ -56,9 +56,9 @@ from veilsum.store.tags import Join, tag_tables
 
 KIND = "hidden_psi"
 ADVERSARY = (
-    "semi-honest parties: each follows the protocol and may study what it sees. A member can enter ids that "
-    "are not its own. A member that colludes with the collector learns which of its own ids each other member "
-    "holds."
+    "semi-honest parties: each follows the protocol and may study what it sees. A member can enter ids "
+    "that are not its own. A member that colludes with the collector learns which of its own ids each "
+    "other member holds."
 )
 MEMBER, COLLECTOR = Role("member"), Role("collector")
 BATCH_LIMIT = 65536
@@ -174,7 +174,7 @@ class Ring(NamedTuple):
         return self.members[(self.members.index(me) + steps) % len(self.members)]
 
 
-class Alignment(NamedTuple):
+class Matched(NamedTuple):
     """What a party has learnt; ``matches`` is None for one that is not told.
 
     Attributes:
@@ -207,7 +207,7 @@ def leaks(job: Job, params: Params) -> tuple[Leak, ...]:
     return tuple(table)
 
 
-async def align(s: Session, params: Params, ids: Ids | None, scratch: Scratch) -> Alignment:
+async def align(s: Session, params: Params, ids: Ids | None, scratch: Scratch) -> Matched:
     """Play all roles that this party has; members bring ``ids``."""
     ring = Ring.of(s.job, params)
     async with s.step(1, "sizes"):
@@ -217,7 +217,7 @@ async def align(s: Session, params: Params, ids: Ids | None, scratch: Scratch) -
         own = roles.create_task(member(s, state, ids, scratch)) if ids is not None else None
         compared = roles.create_task(collector(s, state, scratch)) if s.me == ring.collector else None
     matched = None if own is None else own.result()
-    return Alignment(
+    return Matched(
         sizes, matched, None if matched is None else state.matches, compared.result() if compared else None
     )
 

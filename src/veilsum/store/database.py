@@ -1,6 +1,7 @@
 """The database in which rows are read: in memory, spilling to a private folder, never to the network."""
 # ruff: noqa: S608 -- statements are built from relations with quoted names
 
+import os
 import re
 import shutil
 import tempfile
@@ -181,6 +182,15 @@ def _merged(pieces: list[arrow.Chunk]) -> IdBatch:
 def _private_folder(spill: Path) -> Path:
     try:
         spill.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="rows-", dir=spill))
+        _remove_abandoned(spill)
+        return Path(tempfile.mkdtemp(prefix=f"rows-{os.getpid()}-", dir=spill))
     except OSError as error:
         raise full_or_broken(error, spill) from None
+
+
+def _remove_abandoned(spill: Path) -> None:
+    """Delete the ids that processes left behind which were killed."""
+    for folder in spill.glob("rows-*-*"):
+        owner = folder.name.split("-")[1]
+        if not owner.isdigit() or not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)

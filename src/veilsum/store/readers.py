@@ -225,5 +225,5 @@ def duckdb_reader(path: Path, query: str, database: Database) -> Reader:
     if len(statements) != 1 or str(statements[0].type).rpartition(".")[2] != "SELECT":
         raise ConfigError(f"the query on {path.name} is not one SELECT", remedy="write one SELECT statement")
     with database_errors(f"the query on {path.name}"):
-        database.connection.execute(f"CREATE TEMP VIEW given AS {statements[0].query}")
-    return Reader("duckdb", path, "(SELECT * FROM given ORDER BY ALL)")
+        database.connection.execute(f"CREATE TEMP VIEW veilsum_query AS {statements[0].query}")
+    return Reader("duckdb", path, "(SELECT * FROM veilsum_query ORDER BY ALL)")

@@ -4,13 +4,14 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from veilsum.data.alignment import FILE, POSITION, ROW, WEIGHT
+from veilsum.data.alignment import FILE, POSITION, ROW
 from veilsum.data.phones import literal
 from veilsum.errors import DataError
 from veilsum.store.database import database_errors
@@ -20,6 +21,10 @@ from veilsum.store.sources import Source
 
 PARQUET = "FORMAT parquet, COMPRESSION zstd"
 CSV = "FORMAT csv, HEADER"
+PLACES = "memory.main.places"
+
+Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""Row numbers of a source and their places, (n,) int64 each."""
 
 
 class Written(NamedTuple):
@@ -30,57 +35,63 @@ class Written(NamedTuple):
     matched_csv: Path
 
 
-def write_alignment(
-    source: Source,
-    rows: npt.NDArray[np.int64],
-    positions: npt.NDArray[np.int64],
-    folder: Path,
-    *,
-    weights: npt.NDArray[np.int64] | None = None,
-) -> Written:
+def write_alignment(source: Source, pairs: Iterable[Pairs], folder: Path) -> Written:
     """Write the places of one's rows, and the rows that stand there.
 
-    ``alignment.parquet``, ``matched.parquet`` and ``matched.csv`` are in the common order; each appears whole
-    or not at all. Columns of CSV sources stay text.
+    ``alignment.parquet``, ``matched.parquet`` and ``matched.csv`` are in the common order; each appears
+    whole or not at all. Columns of CSV sources stay text. Nothing is held in memory beyond the source's own
+    limit, however many rows match.
 
     Args:
         source: whose rows are meant.
-        rows: row numbers of the source; shape (n,) int64.
-        positions: their places in the common order; shape (n,) int64.
+        pairs: batches of row numbers of the source and their places in the common order, (n,) int64 each.
         folder: made if it does not exist.
-        weights: of the rows, if the mode has them; shape (n,) int64.
 
     Raises:
         DataError: the source no longer has all these rows.
         StoreError: the disk is full.
     """
-    places = {ROW: rows, POSITION: positions} | ({} if weights is None else {WEIGHT: weights})
-    if any(column.shape != (len(rows),) or column.dtype != np.int64 for column in places.values()):
-        raise ValueError("rows, positions and weights are int64 arrays of one length")
     relation, number = source.numbered()
-    matched = (
-        f"SELECT s.* EXCLUDE ({quoted(number)}) FROM {relation} s "
-        f"JOIN places p ON s.{quoted(number)} = p.{quoted(ROW)} ORDER BY p.{POSITION}"
-    )
     stage = _stage(folder)
-    statements = {
-        FILE: (f"SELECT * FROM places ORDER BY {POSITION}", PARQUET),
-        "matched.parquet": (matched, PARQUET),
-        "matched.csv": (f"FROM read_parquet({literal(str(stage / 'matched.parquet'))})", CSV),
-    }
     cursor = source.cursor()
     try:
-        cursor.register("places", {name: np.ascontiguousarray(column) for name, column in places.items()})
+        count = _load(cursor, pairs, source.what)
+        matched = (
+            f"SELECT s.* EXCLUDE ({quoted(number)}) FROM {relation} s "
+            f"JOIN {PLACES} p ON s.{quoted(number)} = p.{quoted(ROW)} ORDER BY p.{POSITION}"
+        )
+        statements = {
+            FILE: (f"SELECT * FROM {PLACES} ORDER BY {POSITION}", PARQUET),
+            "matched.parquet": (matched, PARQUET),
+            "matched.csv": (f"FROM read_parquet({literal(str(stage / 'matched.parquet'))})", CSV),
+        }
         for name, (query, options) in statements.items():
-            if _copy(cursor, query, stage / name, options, source.what) != len(rows):
+            if _copy(cursor, query, stage / name, options, source.what) != count:
                 raise DataError(
                     f"{source.what} no longer has all the rows that were aligned",
                     remedy="leave the data as they are while a job runs, then run it again",
                 )
         return Written(*(_publish(stage / name, folder) for name in statements))
     finally:
+        cursor.execute(f"DROP TABLE IF EXISTS {PLACES}")
         cursor.close()
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _load(cursor: Any, pairs: Iterable[Pairs], what: str) -> int:
+    """Put all pairs into a table of the source's own database, which spills; return how many."""
+    count = 0
+    with database_errors(what):
+        cursor.execute(f"CREATE OR REPLACE TABLE {PLACES} ({quoted(ROW)} BIGINT, {POSITION} BIGINT)")
+        for rows, positions in pairs:
+            if rows.shape != positions.shape or rows.dtype != np.int64 or positions.dtype != np.int64:
+                raise ValueError("rows and positions are int64 arrays of one length")
+            batch = {"r": np.ascontiguousarray(rows), "p": np.ascontiguousarray(positions)}
+            cursor.register("batch", batch)
+            cursor.execute(f"INSERT INTO {PLACES} SELECT r, p FROM batch")
+            cursor.unregister("batch")
+            count += len(rows)
+    return count
 
 
 def _copy(cursor: Any, query: str, path: Path, options: str, what: str) -> int:

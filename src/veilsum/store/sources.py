@@ -46,7 +46,7 @@ def open_source(
         schema: the ids' declaration.
         base: folder of the file that names the source.
         spill: folder for what does not fit the memory; a private subfolder of it holds ids until ``close``.
-        memory_mb: MiB that the database may use.
+        memory_mb: MiB that the database may use; the process grows by up to about 100 MiB more.
         threads: of the database.
 
     Raises:
