@@ -244,7 +244,10 @@ async def announce(s: Session, ring: Ring, params: Params, ids: Ids | None) -> d
             f"the members declare different forms of ids ({shown})",
             remedy="agree on one ids = { … } declaration",
         )
-    return {name: theirs[name].ids for name in ring.members}
+    sizes = {name: theirs[name].ids for name in ring.members}
+    if msgspec.json.decode(await s.once("sizes", lambda: msgspec.json.encode(sizes))) != sizes:
+        raise ProtocolError("a member announces another size than in an earlier attempt", party=s.me)
+    return sizes
 
 
 async def member(s: Session, state: "_Stages", ids: Ids, scratch: Scratch) -> int | None:
@@ -334,7 +337,26 @@ async def learn_matches(s: Session, state: "_Stages") -> int:
             state.check(batch.index, len(batch.places), state.matches, s.me, sender=state.ring.collector)
             await keep_matches(state, batch.index, batch.places)
         state.check_end(state.matches, state.ring.collector)
-    return sum([len(data) // PAIR.itemsize async for _, data in state.matches.follow()])
+    return await count_matches(state)
+
+
+async def count_matches(state: "_Stages") -> int:
+    """Return the number of one's matches.
+
+    Raises:
+        ProtocolError: their places are not 0, 1, 2, … each once, as the collector owes them.
+    """
+    taken = np.zeros(min(state.sizes.values()), np.bool_)
+    count = 0
+    async for _, data in state.matches.follow():
+        places = np.frombuffer(data, PAIR)["place"]
+        if len(places) and places.max() >= len(taken):
+            raise ProtocolError(f"{state.ring.collector} sent a place that no match can have")
+        taken[places] = True
+        count += len(places)
+    if not taken[:count].all():
+        raise ProtocolError(f"{state.ring.collector} sent places that are not each taken once")
+    return count
 
 
 async def keep_matches(state: "_Stages", index: int, places: NDArray[np.uint32]) -> None:
