@@ -5,9 +5,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from insertions import connect  # noqa: E402 -- it lies beside this file
+from insertions import connect
 
-import veilsum  # noqa: E402
+import veilsum
 
 project = "veilsum"
 author = "The veilsum developers"

@@ -22,7 +22,9 @@ def fill(page: str, document: Mapping[str, Any]) -> str:
         ValueError: the page has no place for this benchmark.
     """
     name = document["bench"]
-    place = re.compile(rf"(<!-- measured: {re.escape(name)} -->\n).*?(<!-- end: {re.escape(name)} -->)", re.DOTALL)
+    place = re.compile(
+        rf"(<!-- measured: {re.escape(name)} -->\n).*?(<!-- end: {re.escape(name)} -->)", re.DOTALL
+    )
     text = f"{table(document['rows'])}\n\n{machine(document['machine'])}\n"
     filled, count = place.subn(lambda found: found[1] + text + found[2], page)
     if count != 1:
@@ -36,16 +38,18 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         peer = number(row["peer"]) + (f" ({row['peer_name']})" if row["peer_name"] else "")
         met = {True: "yes", False: "**no**", None: ""}[row["met"]]
-        goal = f"{row['goal']:g}×" if isinstance(row["goal"], int | float) else row["goal"] or ""
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}×"
-        lines.append((row["name"], row["unit"], number(row["ours"]), peer.strip(), ratio, goal, met, row["note"]))
+        goal = f"{row['goal']:g} times" if isinstance(row["goal"], int | float) else row["goal"] or ""
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        lines.append(
+            (row["name"], row["unit"], number(row["ours"]), peer.strip(), ratio, goal, met, row["note"])
+        )
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def number(value: float | None) -> str:
     """Return a number as people read it; a dash where nothing could be measured."""
     if value is None:
-        return "–"
+        return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 

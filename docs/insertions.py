@@ -11,6 +11,7 @@ import io
 import os
 import re
 import textwrap
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,14 +143,11 @@ def params() -> str:
 
 def event_types() -> str:
     """Return the events and what they say."""
-    kinds = inspect.getmembers(
-        events, lambda kind: isinstance(kind, type) and issubclass(kind, events.Event) and kind is not events.Event
-    )
     base = events.Event.__struct_fields__
-    rows = [
-        [f"`{name}`", ", ".join(f"`{field}`" for field in kind.__struct_fields__ if field not in base), _first(kind)]
-        for name, kind in kinds
-    ]
+    rows = []
+    for kind in typing.get_args(events.AnyEvent):
+        own = [f"`{field}`" for field in kind.__struct_fields__ if field not in base]
+        rows.append([f"`{kind.__name__}`", ", ".join(own), _first(kind)])
     return table(["event", "besides `party`, `at`, `run`", "says"], rows)
 
 
@@ -165,7 +163,8 @@ def _messages(numbered: Iterator[tuple[int, type[messages.Message]]]) -> str:
 
 
 def _shape(mark: messages.Buffer) -> str:
-    sizes = ", ".join(letter if size is None else str(size) for letter, size in zip("nw", mark.shape, strict=False))
+    named = zip("nw", mark.shape, strict=False)
+    sizes = ", ".join(letter if size is None else str(size) for letter, size in named)
     return f"({sizes}) {mark.dtype}"
 
 
@@ -179,11 +178,11 @@ def _bytes(size: int) -> str:
 # -- the command line
 
 
-def verbs(app: typer.Typer, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Callable[..., Any]]]:
-    """Yield every verb as its words, and the function behind it."""
+def verbs(app: typer.Typer, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield every verb as its words."""
     for command in app.registered_commands:
         assert command.callback is not None
-        yield (*before, command.name or command.callback.__name__.replace("_", "-")), command.callback
+        yield (*before, command.name or command.callback.__name__.replace("_", "-"))
     for group in app.registered_groups:
         assert group.typer_instance is not None
         yield from verbs(group.typer_instance, (*before, str(group.name)))
@@ -192,7 +191,7 @@ def verbs(app: typer.Typer, before: tuple[str, ...] = ()) -> Iterator[tuple[tupl
 def command_line() -> str:
     """Return the help of every verb."""
     parts = []
-    for words, _ in sorted(verbs(main.build())):
+    for words in sorted(verbs(main.build())):
         title = "veilsum " + " ".join(words)
         parts.append(f"## {title}\n\n```text\n{_help(words)}\n```")
     return "\n\n".join(parts)
@@ -243,9 +242,10 @@ def _fields(struct: type[msgspec.Struct]) -> str:
     said = attributes(struct)
     rows = []
     for field in msgspec.structs.fields(struct):
-        value = field.default
-        default = "" if value is msgspec.NODEFAULT else f"`{str(value).lower() if isinstance(value, bool) else value}`"
-        rows.append([f"`{field.name}`", default, said[field.name]])
+        shown = "" if field.default is msgspec.NODEFAULT else f"`{field.default}`"
+        if isinstance(field.default, bool):
+            shown = shown.lower()
+        rows.append([f"`{field.name}`", shown, said[field.name]])
     return table(["name", "default", "meaning"], rows)
 
 

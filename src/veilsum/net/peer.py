@@ -120,6 +120,11 @@ class Peer:
             raise ProtocolError(f"{self.name} ended a stream where a {cls.__name__} was due", party=self.me)
         return message
 
+    def arrived(self, cls: type[M]) -> M | None:
+        """Return the next message of this type if it is here already, and leave it there."""
+        queue = self._queues[self._numbers[cls]]
+        return decode(cls, queue[0][0]) if queue and queue[0][0] is not None else None
+
     async def send_all(self, cls: type[M], messages: AsyncIterable[M] | Iterable[M]) -> None:
         """Send a stream of messages of one type, and its end."""
         if isinstance(messages, AsyncIterable):

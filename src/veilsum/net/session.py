@@ -10,6 +10,7 @@ Leaving it with an error tells every peer; a peer's error cancels what runs insi
 
 import asyncio
 import hashlib
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -82,6 +83,7 @@ class Session:
         self.me, self.job, self.job_hash = me, job, job_hash
         self.config = config or NetConfig()
         self.clock, self._sink = clock, sink
+        self.cores = os.cpu_count() or 1
         self._keys, self._inputs, self._generation = job_keys, inputs, generation
         self._open_journal, self._links = open_journal, links
         self._failure: VeilsumError | None = None
@@ -163,10 +165,15 @@ class Session:
         await self._all(peer.open() for peer in self.peers.values())
         mine = Opening(self.job_hash, self._keys, self._inputs, self._generation)
         await self.broadcast(mine)
-        openings = await self.gather(Opening)
-        for name, theirs in openings.items():
+        openings: dict[PartyId, Opening] = {}
+
+        async def compare(peer: Peer) -> None:
+            # at once, so that every party can name the keys itself before the others' aborts arrive
+            openings[peer.name] = theirs = await peer.recv(Opening)
             if theirs.job_hash != self.job_hash:
-                raise self._mismatch(name, theirs)
+                raise self._mismatch(peer.name, theirs)
+
+        await self._all(compare(peer) for peer in self.peers.values())
         inputs = {self.me: self._inputs} | {name: theirs.inputs for name, theirs in openings.items()}
         generation = max(self._generation, *(theirs.generation for theirs in openings.values()), 0)
         self.run = derive_run(self.job_hash, inputs, generation)
@@ -182,6 +189,15 @@ class Session:
                 raise ProtocolError(f"{name} was told of other inputs than this party", party=self.me)
             self._done_by[name] = resume.stages
         self.emit(events.RunStarted, kind=self.job.kind, attempt=self.attempt, stages=stages)
+
+    def _in_own_words(self, error: BaseException) -> BaseException:
+        """Name the differing keys also where a peer's abort came before this party had compared."""
+        if isinstance(error, PeerAborted) and error.cause == JobMismatch.__name__:
+            for peer in self.peers.values():
+                theirs = peer.arrived(Opening)
+                if theirs is not None and theirs.job_hash != self.job_hash:
+                    return self._mismatch(peer.name, theirs)
+        return error
 
     def _mismatch(self, peer: PartyId, theirs: Opening) -> JobMismatch:
         keys = differing(self._keys, theirs.keys)
@@ -245,10 +261,12 @@ class Session:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)  # where `fail` cancelled and nothing has waited since
             self._task.uncancel()
-        if self._failure is not None and not isinstance(error, KeyboardInterrupt):
-            error = self._failure
         if isinstance(error, BaseExceptionGroup):
             error = _first(error)
+        found_itself = isinstance(error, VeilsumError) and not isinstance(error, PeerAborted)
+        if self._failure is not None and not found_itself and not isinstance(error, KeyboardInterrupt):
+            error = self._failure
+        error = self._in_own_words(error)
         if isinstance(error, VeilsumError):
             error.at(party=self.me, run=self.run or None, step=self._steps[-1] if self._steps else None)
         return error

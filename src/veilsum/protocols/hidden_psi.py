@@ -63,6 +63,7 @@ ADVERSARY = (
 MEMBER, COLLECTOR = Role("member"), Role("collector")
 BATCH_LIMIT = 65536
 NOWHERE = np.uint32(0xFFFFFFFF)
+LEAST_FOR_A_CORE = 2048
 HASHED_AT_ONCE = 65536  # ids: two MiB of points
 
 Points = Annotated[NDArray[np.uint8], Buffer("u1", (None, 32))]
@@ -277,7 +278,7 @@ async def mask_own(s: Session, state: "_Stages", key: dh.Key, ids: Ids, scratch:
             if index in rows.left():
                 await rows.commit(index, np.ascontiguousarray(chunk[:, 32:]).tobytes())
             if index in points.left():
-                masked = await s.compute(dh.mask, key, np.ascontiguousarray(chunk[:, :32]))
+                masked = await mask(s, key, chunk[:, :32])
                 await points.commit(index, masked.tobytes())
     finally:
         table.close()
@@ -294,7 +295,7 @@ async def mask_others(s: Session, state: "_Stages", key: dh.Key) -> None:
             state.check(batch.index, len(batch.points), stage, origin, sender=before.name)
             if batch.round != number - 1:
                 raise ProtocolError(f"{before.name} sent round {batch.round} where {number - 1} was due")
-            masked = await s.compute(dh.mask, key, batch.points)
+            masked = await mask(s, key, batch.points)
             if number == len(state.rounds) - 1:
                 masked = dh.tags(masked, state.width)
             await stage.commit(batch.index, masked.tobytes())
@@ -408,6 +409,12 @@ async def send_places(s: Session, state: "_Stages", name: PartyId) -> None:
 
 
 # -- local steps, out of core
+
+
+async def mask(s: Session, key: dh.Key, points: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Multiply points by one's key on all cores."""
+    parts = np.array_split(points, min(s.cores, max(1, len(points) // LEAST_FOR_A_CORE)))
+    return np.concatenate(await asyncio.gather(*(s.compute(dh.mask, key, part) for part in parts)))
 
 
 def shuffle(s: Session, ids: Ids, scratch: Scratch) -> Shuffled:

@@ -45,7 +45,7 @@ class Cluster:
         config: NetConfig = FAST,
         sink: events.Sink = events.ignore,
     ) -> None:
-        self.job, self._messages, self._config, self._sink = job, messages, config, sink
+        self.job, self.messages, self.config, self._sink = job, messages, config, sink
         self._hub = MemoryHub(config)
         self._links = {p: (links[p] if links else self._hub.links(p)) for p in job.members}
         if wrap is not None:
@@ -72,10 +72,10 @@ class Cluster:
             job_hash=job_hash(job, federation),
             job_keys=key_digests(job, federation),
             inputs=inputs,
-            messages=self._messages,
+            messages=self.messages,
             links=self._links[me],
             open_journal=open_journal,
-            config=self._config,
+            config=self.config,
             sink=self._sink,
         )
 

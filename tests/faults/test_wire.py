@@ -1,0 +1,29 @@
+"""Every fault of the wire at every frame of a small protocol: healed, or the named error everywhere, soon."""
+
+from functools import partial
+
+import pytest
+
+from faults.relay_race import PARTIES, TOTAL, cluster, in_batches
+from veilsum.testing.faults import FAULTS, check, count_frames, play_with_fault
+
+FRAMES = {"ann": 6, "bob": 1, "cleo": 2}
+EVERY = [(party, nth) for party in PARTIES for nth in range(1, FRAMES[party] + 1)]
+
+
+def test_without_faults(clean):
+    async def play():
+        return {party: await count_frames(cluster, party) for party in PARTIES}
+
+    assert clean(play) == FRAMES
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=repr)
+def test_every_frame(fault, clean):
+    async def play():
+        runs = [partial(play_with_fault, cluster, fault, party, nth) for party, nth in EVERY]
+        return await in_batches(runs, 9 if fault.timed else 3)
+
+    for outcome in clean(play):
+        assert outcome.victim is not None
+        check(outcome, TOTAL, within=2.0)
