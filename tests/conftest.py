@@ -1,4 +1,4 @@
-"""Settings of all tests: what a machine may lack, how long hypothesis searches, and what a loop leaves behind."""
+"""Settings of all tests: what a machine may lack, how long hypothesis searches, what a loop leaves behind."""
 
 import asyncio
 import gc
@@ -35,7 +35,7 @@ def pytest_runtest_setup(item):
 
 def _descriptors():
     gc.collect()
-    return len(list(Path("/proc/self/fd").iterdir()))
+    return sorted(str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink())
 
 
 async def _watched(start, complaints):
@@ -50,7 +50,8 @@ async def _watched(start, complaints):
             await asyncio.sleep(0)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, left
-        assert _descriptors() <= before, list(Path("/proc/self/fd").iterdir())
+        after = _descriptors()
+        assert len(after) <= len(before), (after, before)
 
 
 @pytest.fixture

@@ -66,11 +66,12 @@ class StepDone(Event, frozen=True, tag=True):
 
 
 class RunDone(Event, frozen=True, tag=True):
-    """The run ended well; ``artefact`` is its id and ``folder`` where it lies at this party."""
+    """The run ended well (``earlier``: it had already, everywhere); its result lies in ``folder``."""
 
     artefact: str
     folder: str
     seconds: float
+    earlier: bool = False
 
 
 class RunFailed(Event, frozen=True, tag=True):

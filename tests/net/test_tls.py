@@ -29,7 +29,7 @@ class Town:
     def __init__(self, *, ann_born=None, bob_born=None):
         self.ann, self.bob = generate(ANN, now=ann_born), generate(BOB, now=bob_born)
         self.address = f"127.0.0.1:{free_port()}"
-        self.config = FAST
+        self.config = msgspec.structs.replace(FAST, connect_timeout=1.5)
 
     def federation(self, *, ann=None, bob=None):
         members = {
@@ -42,7 +42,7 @@ class Town:
         own = self.ann if me == ANN else self.bob
         return TlsLinks(me, federation or self.federation(), own.load_into, config=self.config)
 
-    async def run(self, *, ann=None, bob=None, timeout=8):
+    async def run(self, *, ann=None, bob=None):
         """Play a small job; ``ann`` and ``bob`` are the federations that each of them holds."""
 
         async def play(session):
@@ -53,7 +53,7 @@ class Town:
         async with self.links(ANN, ann) as at_ann, self.links(BOB, bob) as at_bob:
             links = {ANN: at_ann, BOB: at_bob}
             cluster = Cluster(job_of(ANN, BOB), [Payload], links=links, config=self.config)
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(8):
                 return await cluster.play({ANN: play, BOB: play})
 
 
@@ -103,6 +103,15 @@ def test_certificate_that_is_not_valid_yet(clean):
     assert "is not valid yet" in results[BOB].message
 
 
+async def _talk(links, size=0):
+    link = await links.link(ANN, "control")
+    for _ in range(3):
+        with contextlib.suppress(PeerLost):
+            await link.send(bytes(24), [bytes(size)])
+        await asyncio.sleep(size / 1e6)
+    await link.recv()
+
+
 def test_a_card_that_was_not_added(clean):
     town = Town()
 
@@ -111,9 +120,7 @@ def test_a_card_that_was_not_added(clean):
         async with town.links(ANN, town.federation(bob=generate(BOB))), town.links(BOB) as at_bob:
             for _ in range(20):  # every time, whichever of data, alert and reset is read first
                 with pytest.raises(ConfigError, match="which it does not know") as caught:
-                    link = await at_bob.link(ANN, "control")
-                    await link.send(bytes(24), [])
-                    await link.recv()
+                    await _talk(at_bob)
                 assert "card" in caught.value.remedy
         return seconds() - began
 
@@ -148,12 +155,8 @@ def test_the_alert_is_read_although_the_connection_was_reset(clean):
             serving = asyncio.create_task(asyncio.to_thread(rude, listener))
             async with town.links(BOB) as at_bob:
                 with pytest.raises(ConfigError, match="does not know"):
-                    link = await at_bob.link(ANN, "control")
-                    await serving
-                    for _ in range(3):
-                        with contextlib.suppress(PeerLost):
-                            await link.send(bytes(24), [bytes(40_000)])
-                    await link.recv()
+                    await _talk(at_bob, 40_000)
+            await serving
 
     clean(play)
 
@@ -191,8 +194,7 @@ def test_a_certificate_signed_by_a_member_is_no_members(clean):
         async with town.links(ANN) as at_ann:
             async with TlsLinks(BOB, town.federation(), load, config=FAST) as posing:
                 with pytest.raises((ConfigError, PeerLost, OSError)):
-                    link = await posing.link(ANN, "control")
-                    await link.recv()
+                    await _talk(posing)
             assert not at_ann._arrivals
 
     clean(play)
@@ -204,9 +206,13 @@ def test_a_certificate_signed_by_a_member_is_no_members(clean):
 async def stranger(address, words=b""):
     host, port = address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    if words:
-        writer.write(words)
-        await writer.drain()
+    try:
+        if words:
+            writer.write(words)
+            await writer.drain()
+    except OSError:  # turned away already
+        writer.transport.abort()
+        raise
     return reader, writer
 
 
@@ -320,16 +326,23 @@ def test_only_tls_1_3(clean):
 def test_an_old_server_at_the_dialled_address(clean):
     town = Town()
 
-    async def play():
+    def serve(listener):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         town.ann.load_into(context)
-        host, port = town.address.split(":")
-        server = await asyncio.start_server(lambda _, writer: writer.close(), host, int(port), ssl=context)
-        async with server, town.links(BOB) as at_bob:
-            with pytest.raises(ConfigError, match=r"does not speak TLS 1\.3"):
-                await at_bob.link(ANN, "control")
+        raw, _ = listener.accept()
+        with contextlib.suppress(OSError), context.wrap_socket(raw, server_side=True):
+            pass
+        raw.close()
+
+    async def play():
+        with socket.create_server(("127.0.0.1", int(town.address.split(":")[1]))) as listener:
+            serving = asyncio.create_task(asyncio.to_thread(serve, listener))
+            async with town.links(BOB) as at_bob:
+                with pytest.raises(ConfigError, match=r"does not speak TLS 1\.3"):
+                    await at_bob.link(ANN, "control")
+            await serving
 
     clean(play)
 
@@ -342,6 +355,7 @@ def test_a_server_that_speaks_something_else(clean):
 
         def answer(_, writer):
             writer.write(b"SSH-2.0-OpenSSH\r\n")
+            writer.close()
 
         server = await asyncio.start_server(answer, host, int(port))
         async with server, town.links(BOB) as at_bob:
@@ -416,9 +430,10 @@ class Wire:
     """A relay in front of a port whose two sides can break apart."""
 
     def __init__(self, port):
-        self._target, self.pipes, self._tasks = port, [], set()
+        self._target, self.pipes, self.halves, self._tasks = port, [], [], set()
 
     async def __aenter__(self):
+        self.joined = asyncio.Event()
         self._server = await asyncio.start_server(self._join, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -441,6 +456,7 @@ class Wire:
             return
         pipe = (writer, far_writer)
         self.pipes.append(pipe)
+        self.joined.set()
         for source, sink in ((reader, far_writer), (far_reader, writer)):
             task = asyncio.create_task(self._pass_on(source, sink, pipe))
             self._tasks.add(task)
@@ -459,7 +475,8 @@ class Wire:
         near, _ = pipe = self.pipes[-1]
         self.pipes.remove(pipe)
         near.transport.abort()
-        self.half = pipe
+        self.joined.clear()
+        self.halves.append(pipe[1])
 
 
 def test_half_open_connection_heals(clean):
@@ -488,6 +505,7 @@ def test_half_open_connection_heals(clean):
                 async def numbers():
                     for number in range(30):
                         if number in {10, 20}:
+                            await wire.joined.wait()
                             wire.break_near()
                         yield Payload(np.full(50_000, number, np.uint8))
                         await asyncio.sleep(0.01)
@@ -497,7 +515,8 @@ def test_half_open_connection_heals(clean):
             async with links_ann, town.links(BOB) as at_bob:
                 cluster = Cluster(job_of(ANN, BOB), [Payload], links={ANN: links_ann, BOB: at_bob})
                 results = await cluster.play({ANN: ann, BOB: bob})
-            wire.half[1].transport.abort()
+            for half in wire.halves:
+                half.close()
             return results
 
     assert clean(play) == {ANN: list(range(30)), BOB: None}

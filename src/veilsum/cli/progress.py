@@ -49,6 +49,8 @@ def describe(event: events.Event) -> str:
             return f"waiting for {event.peer} in step {event.step}, {event.seconds:.0f} s so far"
         case events.StepDone():
             return f"step {event.number} {event.step}: {event.seconds:.2f} s"
+        case events.RunDone() if event.earlier:
+            return f"{event.artefact} was finished by all before; --fresh, at every party, begins anew"
         case events.RunDone():
             return f"done in {event.seconds:.1f} s: {event.artefact}"
         case _:

@@ -72,8 +72,10 @@ async def shake(sock: socket.socket, context: ssl.SSLContext, *, server_side: bo
             else:
                 return tls
     except ssl.SSLError:
-        await _let_read(end)
-        end.close()
+        try:
+            await _let_read(end)
+        finally:
+            end.close()
         raise
     except BaseException:
         end.close()
@@ -95,7 +97,11 @@ async def _let_read(sock: socket.socket) -> None:
 
 
 async def send_name(tls: ssl.SSLSocket, name: str) -> None:
-    """Say what a connection is for."""
+    """Say what a connection is for.
+
+    Raises:
+        OSError: it ended, by an alert if there is one.
+    """
     text = name.encode()
     data = _NAME.pack(len(text)) + text
     while data:
@@ -103,6 +109,10 @@ async def send_name(tls: ssl.SSLSocket, name: str) -> None:
             data = data[tls.send(data) :]
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             await ready(tls, write=True)
+        except OSError:
+            with suppress(ssl.SSLWantReadError):
+                tls.recv(1)  # raises what the other side said before it went
+            raise
 
 
 async def read_name(tls: ssl.SSLSocket) -> str:

@@ -180,7 +180,7 @@ class Peer:
     async def abort(self, abort: Abort) -> None:
         """Tell the peer, if it can be reached at once, that the run has stopped."""
         link, parts = self._link, encode(abort)
-        if link is not None and not self.said_bye.is_set():
+        if link is not None:
             header = pack_header(0, self._numbers[Abort], len(parts[0]), self._next_out, self._run_out)
             with suppress(PeerLost):
                 link.post(header, parts)

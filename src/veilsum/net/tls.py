@@ -135,20 +135,21 @@ class TlsLinks(Links):
         try:
             async with asyncio.timeout(self._config.handshake_timeout):
                 tls = await shake(await connect(member.address), context, server_side=False)
+                try:
+                    self._compare(peer, tls)
+                    await send_name(tls, name)
+                except BaseException:
+                    tls.close()
+                    raise
+                return tls
         except ssl.SSLCertVerificationError as error:
             raise self._expired(peer, error) or self._foreign(peer) from error
         except ssl.SSLError as error:
             raise _refused(error, peer, self._me) or self._other_program(peer, error) or error from error
-        if tls.getpeercert(binary_form=True) != member.certificate:
-            tls.close()
+
+    def _compare(self, peer: PartyId, tls: ssl.SSLSocket) -> None:
+        if tls.getpeercert(binary_form=True) != self._federation.members[peer].certificate:
             raise self._foreign(peer)
-        try:
-            async with asyncio.timeout(self._config.handshake_timeout):
-                await send_name(tls, name)
-        except BaseException:
-            tls.close()
-            raise
-        return tls
 
     def _foreign(self, peer: PartyId) -> ConfigError:
         member = self._federation.members[peer]

@@ -20,6 +20,7 @@ from veilsum.errors import (
     ConfigError,
     DataError,
     Interrupted,
+    PeerAborted,
     PeerLost,
     StoreError,
     VeilsumError,
@@ -95,6 +96,7 @@ async def run(order: Order, sink: events.Sink = events.ignore) -> Summary:
         prepared = watch.prepared = await _prepare_or_refuse(order, watch)
         done = _already_closed(order, prepared)
         if done is not None:
+            watch.found(done)
             return done
         return await _attempt(order, prepared, watch)
     except VeilsumError as error:
@@ -162,24 +164,28 @@ def data_set(job: Job, party: PartyId) -> str:
 
 
 async def _attempt(order: Order, prepared: _Prepared, watch: "_Watch") -> Summary:
-    party = order.party
-    earlier = None if order.fresh else runstate.latest(party, order.hash.hex())
-    generation = earlier.generation if earlier else 0
-    if order.fresh and (last := runstate.latest(party, order.hash.hex())) is not None:
-        generation = last.generation + 1
+    earlier = runstate.latest(order.party, order.hash.hex())
+    generation = 0 if earlier is None else earlier.generation + order.fresh
     async with _links(order) as links:
-        session = make_session(order, prepared, links, generation, watch)
         try:
-            async with session:
+            async with make_session(order, prepared, links, generation, watch) as session:
                 summary = await _play(order, prepared, session, watch)
-        except PeerLost:
-            if watch.stands_at("finished"):
-                return load_summary(Path(watch.state.folder))
-            raise
+        except (PeerLost, PeerAborted):
+            # a result that all have signed and that lies on disk stands; others' troubles come too late
+            folder = watch.finished_folder or _finished_earlier(order, prepared, earlier)
+            if folder is None:
+                raise
+            return load_summary(folder)
         if session.everybody_ended:
             watch.change(state="closed")
             watch.journal.forget()
     return summary
+
+
+def _finished_earlier(order: Order, prepared: _Prepared, earlier: RunState | None) -> Path | None:
+    if order.fresh or earlier is None or earlier.inputs != prepared.inputs.hex():
+        return None
+    return Path(earlier.folder) if earlier.state == "finished" else None
 
 
 def _links(order: Order) -> TlsLinks:
@@ -357,9 +363,25 @@ class _Watch:
         """Save what has changed about the run."""
         self.state = runstate.change(self._order.party, self.state, **fields)
 
-    def stands_at(self, state: runstate.State) -> bool:
-        """Whether an earlier attempt got so far."""
-        return self._begun and self.state.state == state
+    def found(self, summary: Summary) -> None:
+        """Tell the watchers that there is nothing left to do."""
+        folder = str(self._order.party.results / summary.artefact)
+        self._sink(
+            events.RunDone(
+                party=summary.party,
+                at=time.time(),
+                run=summary.run,
+                artefact=summary.artefact,
+                folder=folder,
+                seconds=0,
+                earlier=True,
+            )
+        )
+
+    @property
+    def finished_folder(self) -> Path | None:
+        """The result folder, once this party has finished the run, now or in an earlier attempt."""
+        return Path(self.state.folder) if self._begun and self.state.state == "finished" else None
 
     def completed(self, folder: Path, finished: Finished) -> None:
         """Write the record of a run that ended well."""

@@ -50,6 +50,10 @@ def begin(party: PartyConfig, state: RunState) -> RunState:
     earlier = load(party.runs / state.run / "run.json")
     if earlier is not None:
         state = msgspec.structs.replace(state, attempt=earlier.attempt + 1, began=earlier.began)
+        if earlier.state in {"finished", "closed"}:  # it only helps the others to get there too
+            state = msgspec.structs.replace(
+                state, state="finished", artefact=earlier.artefact, folder=earlier.folder
+            )
     return change(party, state)
 
 

@@ -1,0 +1,25 @@
+"""What the parties say is what the docstring's table says, for every shape of the ring."""
+
+import asyncio
+
+import pytest
+
+from protocols.psi import Listed, job, run
+from veilsum.protocols import hidden_psi
+from veilsum.testing.transcripts import compare, table
+
+
+@pytest.mark.parametrize("members", [("a", "b"), ("a", "b", "c"), ("a", "b", "c", "d")])
+@pytest.mark.parametrize(("collector", "share"), [("a", True), ("a", False), ("referee", True)])
+def test_table(members, collector, share, tmp_path):
+    agreed = job(members, collector, share_matches=share, batch=4)
+    lists = {name: Listed([f"{i}" for i in range(10)]) for name in members}
+    cluster, _ = asyncio.run(run(agreed, lists, tmp_path))
+    roles = {name: agreed.roles(name) for name in agreed.members}
+    entries = [
+        entry
+        for name, session in cluster.sessions.items()
+        for entry in session.transcript()
+        if entry.sender == name
+    ]
+    compare(entries, roles, table(hidden_psi), optional=() if share else ("Places",))
