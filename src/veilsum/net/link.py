@@ -20,7 +20,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -88,6 +88,11 @@ class Link:
         sock.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._sock, self._fd = sock, sock.fileno()
+        self._send: Callable[[Data], int] = sock.send
+        self._receive: Callable[[memoryview], int] = sock.recv_into
+        if isinstance(sock, ssl.SSLSocket):  # the same, without what `send` and `recv_into` do on the way
+            self._send = sock.write
+            self._receive = lambda view: cast("int", sock.read(len(view), view))
         self._chunk, self._explain = write_chunk, explain
         self._closed: BaseException | None = None
         self._gone = asyncio.Event()
@@ -240,7 +245,7 @@ class Link:
         out = self._out
         while out:
             try:
-                count = self._sock.send(out[0])
+                count = self._send(out[0])
             except _AGAIN:
                 break
             except OSError as error:
@@ -293,7 +298,7 @@ class Link:
                 return
             view = self._scratch[self._end :] if self._body is None else self._body[self._filled :]
             try:
-                count = self._sock.recv_into(view)
+                count = self._receive(view)
             except _AGAIN:
                 return
             except OSError as error:

@@ -109,14 +109,18 @@ def encode(message: Message) -> list[Data]:
         ProtocolError: a buffer has another shape than its type declares, or the whole is over the limit.
     """
     wire = message.wire
-    shapes: list[list[int]] = []
+    shapes: list[tuple[int, ...]] = []
     views: list[Data] = []
     for name, mark, dtype in wire.buffers:
-        array = np.ascontiguousarray(getattr(message, name), dtype=dtype)
-        _check_shape(message, name, mark, array.shape)
-        shapes.append(list(array.shape))
-        views.append(array.reshape(-1).view(np.uint8).data if array.size else b"")
-    head = _encoder.encode(wire.header(*[getattr(message, name) for name in wire.plain], shapes))
+        array = getattr(message, name)
+        if array.dtype != dtype or not array.flags.c_contiguous:
+            array = np.ascontiguousarray(array, dtype=dtype)
+        shape = array.shape
+        _check_shape(message, name, mark, shape)
+        shapes.append(shape)
+        views.append(array.data.cast("B") if array.size else b"")
+    # a header struct travels as an array: the same bytes without making one
+    head = _encoder.encode([*[getattr(message, name) for name in wire.plain], shapes])
     if len(head) > _HEADER_LIMIT:
         raise ProtocolError(f"the plain fields of a {type(message).__name__} take {len(head)} bytes")
     parts: list[Data] = [_LENGTH.pack(len(head)) + head]
@@ -151,7 +155,7 @@ def decode(cls: type[M], payload: Data) -> M:
     values = {field: getattr(head, field) for field in wire.plain}
     at = 4 + length
     for (field, mark, dtype), shape in zip(wire.buffers, head.shapes_, strict=True):
-        _check_shape(cls, field, mark, tuple(shape))
+        _check_shape(cls, field, mark, shape)
         at += -at % ALIGN
         values[field], at = _take(view, at, dtype, shape, name)
     if at != len(view):
@@ -169,20 +173,23 @@ def _take(
     if end > len(view):
         raise ProtocolError(f"a {name} announces more data than it brings")
     try:
-        array = np.frombuffer(view[at:end], dtype=dtype).reshape(shape)
+        array = np.frombuffer(view, dtype, count, at)
+        if len(shape) != 1:
+            array = array.reshape(shape)
     except ValueError as error:  # nothing in one direction, and more than memory has in another
         raise ProtocolError(f"a {name} of an impossible shape arrived") from error
     array.flags.writeable = False
     return array, end
 
 
-def _check_shape(what: Any, field: str, mark: Buffer, shape: tuple[int, ...]) -> None:
-    name = what.__name__ if isinstance(what, type) else type(what).__name__
-    fits = len(shape) == len(mark.shape) and all(
-        got >= 0 and (want is None or got == want) for want, got in zip(mark.shape, shape, strict=False)
-    )
+def _check_shape(what: Any, field: str, mark: Buffer, shape: Sequence[int]) -> None:
+    fits = len(shape) == len(mark.shape)
+    for got, want in zip(shape, mark.shape, strict=False):
+        if got < 0 or (want is not None and got != want):
+            fits = False
     if not fits:
-        raise ProtocolError(f"{name}.{field} has shape {shape}, not {mark.shape}")
+        name = what.__name__ if isinstance(what, type) else type(what).__name__
+        raise ProtocolError(f"{name}.{field} has shape {tuple(shape)}, not {mark.shape}")
 
 
 def schema_digest(types: Sequence[type[Message]]) -> bytes:

@@ -8,6 +8,7 @@ import asyncio
 import itertools
 from collections import defaultdict, deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
@@ -82,7 +83,8 @@ class Peer:
         self._next_out = 1
         self._unseen: deque[_Frame] = deque()
         self._run_out = 0
-        self._allowance = {number: self._window(cls) for cls, number in numbers.items()}
+        self._windows = {number: self._window(cls) for cls, number in numbers.items()}
+        self._allowance = dict(self._windows)
         self._unseen_cost = dict.fromkeys(self._allowance, 0)
         # receiving
         self._next_in = 1
@@ -95,9 +97,10 @@ class Peer:
         self._since: dict[object, float] = {}
         # what was said
         self.step_timeout = float("inf")
-        self.sent, self.received = Direction(), Direction()
-        self.entries: list[Entry] = []
-        self.traffic: dict[int, list[int]] = {}
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix=f"transcript with {name}")
+        self.sent, self.received = Direction(self._hasher), Direction(self._hasher)
+        self._said: list[tuple[bool, int, int]] = []  # by this party, type, size: no objects to keep count of
+        self._traffic = {number: [0, 0] for number in self._types}
 
     # -- the four verbs of a protocol
 
@@ -192,6 +195,7 @@ class Peer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._hasher.shutdown(wait=False)
         if self._link is not None:
             self._link.close()
             await self._link.wait_closed()
@@ -227,24 +231,29 @@ class Peer:
         cost = size + FRAME_COST
         if number >= FIRST_TYPE:
             self._allowance[number] -= cost
-            self._note(self.sent, Header(0, flags, number, size, sequence, 0), parts, self.me, self.name)
+            self._note(self.sent, number, flags, size, parts)
         self._unseen.append(_Frame(sequence, header, parts, number, cost))
         self._unseen_cost[number] += cost
         link = self._link
         if link is not None:
-            with suppress(PeerLost):
+            try:  # noqa: SIM105 -- suppress() takes as long as encoding the message
                 link.post(header, parts)
+            except PeerLost:
+                pass
         return link
 
     async def _wait(self, what: int) -> None:
         """Sleep until something has happened to a message type (or to credit, or to what was seen)."""
         if self._failure is not None:
             raise self._failure
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
         self._waiters[what].append(future)
+        self._since[future] = loop.time()
         try:
-            await self._timed(future)
+            await future
         finally:
+            del self._since[future]
             self._waiters[what].remove(future)
 
     async def _timed(self, step: Awaitable[None]) -> None:
@@ -256,13 +265,28 @@ class Peer:
         finally:
             del self._since[token]
 
-    def _note(self, side: Direction, header: Header, parts: list[Data], sender: str, receiver: str) -> None:
-        side.add(header, parts)
-        cls = self._types[header.type]
-        if len(self.entries) < ENTRIES:
-            self.entries.append(Entry(sender, receiver, cls.__name__, header.length))
-        counts = self.traffic.setdefault(cls.wire.step, [0, 0])
-        counts[0 if side is self.sent else 1] += header.length
+    def _note(self, side: Direction, number: int, flags: int, size: int, parts: list[Data]) -> None:
+        mine = side is self.sent
+        side.add(number, flags, size, parts)
+        if len(self._said) < ENTRIES:
+            self._said.append((mine, number, size))
+        self._traffic[number][0 if mine else 1] += size
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The messages that the two parties said to each other, in the order seen here."""
+        ways = {True: (self.me, self.name), False: (self.name, self.me)}
+        return [Entry(*ways[mine], self._types[kind].__name__, size) for mine, kind, size in self._said]
+
+    @property
+    def traffic(self) -> dict[int, list[int]]:
+        """Step → payload bytes sent and received."""
+        steps: dict[int, list[int]] = {}
+        for number, (sent, received) in self._traffic.items():
+            counts = steps.setdefault(self._types[number].wire.step, [0, 0])
+            counts[0] += sent
+            counts[1] += received
+        return steps
 
     # -- receiving
 
@@ -274,8 +298,9 @@ class Peer:
                 raise ProtocolError(f"{self.name} ended without sending a {cls.__name__}", party=self.me)
             await self._wait(number)
         payload, last, cost = queue.popleft()
-        self._consumed[number] += cost if number >= FIRST_TYPE else 0
-        if self._consumed[number] * 4 >= self._window(cls) and self._failure is None:
+        if number >= FIRST_TYPE:
+            self._consumed[number] += cost
+        if self._consumed[number] * 4 >= self._windows[number] and self._failure is None:
             grant, self._consumed[number] = self._consumed[number], 0
             self._granted[number] += grant
             parts = encode(Credit(number, grant, self._next_in))
@@ -331,7 +356,7 @@ class Peer:
         cost = header.length + FRAME_COST
         if number >= FIRST_TYPE:
             self._granted[number] -= cost
-            self._note(self.received, header, [payload], self.name, self.me)
+            self._note(self.received, number, header.flags, header.length, [payload])
         elif self._control(cls, payload):
             return
         last = bool(header.flags & END)
@@ -416,7 +441,8 @@ class Peer:
                 async with asyncio.timeout_at(min(deadline, loop.time() + self._patience(first))):
                     return await self._handshake(await self._links.link(self.name, "control"))
             except (OSError, PeerLost, TimeoutError):  # worth another attempt
-                pass
+                if self._failure is not None:
+                    raise self._failure from None
             now = loop.time()
             if now >= deadline:
                 raise self._away(now - began, first=first)
@@ -462,7 +488,8 @@ class Peer:
         if theirs.party != self.name:
             raise ProtocolError(f"{self.name} calls itself {theirs.party!r}", party=self.me)
         if self._their_session not in {None, theirs.session}:
-            raise _restarted(self.name, self.me)
+            self.fail(_restarted(self.name, self.me))
+            raise PeerLost(f"{self.name} was started again")
         self._their_session = theirs.session
         self._forget(theirs.seen)
         if theirs.seen < (self._unseen[0].sequence if self._unseen else self._next_out):

@@ -5,10 +5,14 @@ Only protocol messages enter it: the order of control frames is not the same at 
 """
 
 import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from veilsum.net.link import Header
+from veilsum.net.config import MIB
 from veilsum.net.messages import Data
+
+_TOGETHER = MIB  # bytes that are handed to the thread at once
+_BEHIND = 256 * MIB  # bytes that may wait to be hashed: they are held in memory
 
 
 class Entry(NamedTuple):
@@ -21,21 +25,50 @@ class Entry(NamedTuple):
 
 
 class Direction:
-    """The running hash and counts of one direction."""
+    """The running hash and counts of one direction.
 
-    def __init__(self) -> None:
+    Hashing lags behind what was said: ``hasher``, which must have one thread, does it in the order of
+    `add`, so that a long message holds up neither the event loop nor its own way.
+    """
+
+    def __init__(self, hasher: ThreadPoolExecutor) -> None:
         self._hash = hashlib.sha256(b"veilsum/transcript/1")
+        self._hasher = hasher
+        self._pending: list[Data] = []
+        self._gathered = self._behind = 0
+        self._last: Future[None] | None = None
         self.messages = 0
         self.size = 0
 
-    def add(self, header: Header, parts: list[Data]) -> None:
-        """Take one message in: its type, flags, length and payload."""
-        self._hash.update(b"%d %d %d " % (header.type, header.flags, header.length))
-        for part in parts:
-            self._hash.update(part)
+    def add(self, kind: int, flags: int, size: int, parts: list[Data]) -> None:
+        """Take one message in: its type, flags, length and payload, which must not change any more."""
+        self._pending.append(b"%d %d %d " % (kind, flags, size))
+        self._pending += parts
+        self._gathered += size
         self.messages += 1
-        self.size += header.length
+        self.size += size
+        if self._gathered > _TOGETHER:
+            self._hand_over()
 
     def digest(self) -> bytes:
         """Return the hash of everything so far (32 bytes)."""
+        self._settle()
+        self._update(self._pending)
+        self._pending, self._gathered = [], 0
         return self._hash.digest()
+
+    def _hand_over(self) -> None:
+        if self._behind > _BEHIND:
+            self._settle()
+        self._behind += self._gathered
+        self._last = self._hasher.submit(self._update, self._pending)
+        self._pending, self._gathered = [], 0
+
+    def _settle(self) -> None:
+        if self._last is not None:
+            self._last.result()
+            self._last, self._behind = None, 0
+
+    def _update(self, parts: list[Data]) -> None:
+        for part in parts:
+            self._hash.update(part)

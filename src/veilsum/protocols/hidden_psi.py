@@ -14,8 +14,8 @@ the power is X25519 (RFC 7748).
 | 3 | member → collector | `Tags(H(x)^(k₁…kₙ), truncated)` |
 | 4 | collector → member | `Places(for every id in the order sent: its place in the common order, or none)` |
 
-Two members of which one is the collector is the well-known two-party protocol. Messages 1 to 3 depend on
-sizes only, and so does the length of message 4.
+Two members of which one is the collector is the well-known two-party protocol. Steps 2 and 3 go on side by
+side, batch by batch. Messages 1 to 3 depend on sizes only, and so does the length of message 4.
 
 Adversary: semi-honest. A member that deviates can put any ids into its own list, as in every such protocol;
 the collector can lie about the places. No coalition learns an id that none of it holds.
