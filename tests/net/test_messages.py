@@ -1,5 +1,6 @@
 """The codec: what goes in comes out, and whatever else arrives is refused as a ProtocolError."""
 
+import contextlib
 import struct
 import tracemalloc
 from typing import Annotated
@@ -41,17 +42,14 @@ def test_there_and_back(name, count, rows, weights):
     assert got.rows.tobytes() == rows.tobytes()
     assert got.rows.shape == rows.shape
     assert got.weights.tobytes() == weights.tobytes()
-    with pytest.raises(ValueError, match="read-only"):
+    with pytest.raises(ValueError, match="cannot set WRITEABLE"):
         got.rows.flags.writeable = True
-        got.rows[:] = 0
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes(data):
-    try:
+    with contextlib.suppress(ProtocolError):
         decode(Mixed, data)
-    except ProtocolError:
-        pass
 
 
 GOOD = joined(Mixed("name", 5, np.ones((4, 3), np.uint8), np.arange(3.0)))
@@ -118,7 +116,7 @@ def test_impossible_shapes():
     for shape in ([0, 2**62], [0, 2**63], [0, 2**64 - 1], [2**40, 2**40]):
         with pytest.raises(ProtocolError):
             decode(Free, header([shape]))
-    assert decode(Free, header([[0, 1000]])).data.shape == (0, 1000)
+    assert decode(Free, joined(Free(np.empty((0, 1000), np.uint64)))).data.shape == (0, 1000)
 
 
 def test_text_that_is_none():
@@ -126,13 +124,9 @@ def test_text_that_is_none():
         decode(Opening, struct.pack("<I", 7) + b"\x95\xc4\x00\x81\xa1\xff\xc0")
 
 
-@pytest.mark.parametrize("shapes", [b"\x90" * 1_000_000, b"\x91\x01" * 500_000])
-def test_a_header_of_nothing_but_shapes_takes_no_memory(shapes):
-    head = (
-        b"\x94\xa1a\x01\xdd"
-        + (len(shapes) // len(shapes.lstrip(b"\0")[:1] or b"1")).to_bytes(4, "big")
-        + shapes
-    )
+@pytest.mark.parametrize("shape", [b"\x90", b"\x91\x01"])
+def test_a_header_of_nothing_but_shapes_takes_no_memory(shape):
+    head = b"\x94\xa1a\x01\xdd" + (500_000).to_bytes(4, "big") + shape * 500_000
     payload = struct.pack("<I", len(head)) + head
     tracemalloc.start()
     with pytest.raises(ProtocolError):

@@ -30,6 +30,12 @@ async def listen(session):
     await session[ANN].recv(Payload)
 
 
+async def _both(cluster, *parts):
+    results = await asyncio.gather(*parts, return_exceptions=True)
+    cluster._hub.close()
+    return results
+
+
 def soon(start):
     async def run():
         began = time.monotonic()
@@ -75,6 +81,7 @@ def test_a_user_who_stops_is_heard_everywhere(clean):
         await asyncio.sleep(0.05)
         tasks[ANN].cancel()
         results = await asyncio.gather(*tasks.values(), return_exceptions=True)
+        cluster._hub.close()
         return dict(zip(tasks, results, strict=True))
 
     results = clean(soon(run))
@@ -115,7 +122,7 @@ def test_a_timeout_around_a_session_is_one(clean):
             async with cluster.session(BOB) as session:
                 await for_ever(session)
 
-        return (await asyncio.gather(timed(), other(), return_exceptions=True))[1]
+        return (await _both(cluster, timed(), other()))[1]
 
     assert isinstance(clean(soon(run)), PeerAborted)
 
@@ -152,7 +159,7 @@ def test_a_failed_session_leaves_its_task_uncancelled(clean, swallow):
                 group.create_task(asyncio.sleep(0))
             return True
 
-        return (await asyncio.gather(at_ann(), at_bob(), return_exceptions=True))[1]
+        return (await _both(cluster, at_ann(), at_bob()))[1]
 
     assert clean(run) is True
 
@@ -194,7 +201,7 @@ def test_a_second_interrupt_leaves_nothing_behind(clean):
         for _ in range(5):
             tasks[0].cancel()
             await asyncio.sleep(0)
-        return await asyncio.gather(*tasks, return_exceptions=True)
+        return await _both(cluster, *tasks)
 
     results = clean(soon(run))
     assert isinstance(results[0], asyncio.CancelledError)
@@ -210,7 +217,7 @@ def test_another_job(clean):
             async with cluster.session(me, job):
                 pass
 
-        return await asyncio.gather(one(ANN, None), one(BOB, other), return_exceptions=True)
+        return await _both(cluster, one(ANN, None), one(BOB, other))
 
     results = clean(soon(run))
     assert JobMismatch in {type(result) for result in results}
@@ -268,7 +275,7 @@ def test_a_user_ends_a_lane(clean):
         tasks = [asyncio.create_task(one(me)) for me in (ANN, BOB)]
         await asyncio.sleep(0.1)
         tasks[0].cancel()
-        return await asyncio.gather(*tasks, return_exceptions=True)
+        return await _both(cluster, *tasks)
 
     results = clean(soon(run))
     assert isinstance(results[0], asyncio.CancelledError)
