@@ -60,5 +60,5 @@ $(VENV)/.test: $(VENV)/.new $(SETTINGS) $(NATIVE)
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.test
-	@$(PIP) install -c constraints.txt ".[docs]" --no-build-isolation
+	@$(PIP) install -c constraints.txt --no-build-isolation -e ".[docs]"
 	@touch $@

@@ -227,3 +227,17 @@ def test_simulate_gives_the_same_matches(tmp_path):
     (folder,) = (world.homes["insurer-a"] / "results").iterdir()
     assert matched(world, "insurer-a", folder.name) == world.common
     assert not (world.homes["insurer-a"] / "state" / "records").exists()
+
+
+def test_a_lost_journal_is_noticed(tmp_path):
+    """Who lost its memory would mask the rest of a run with another key: nobody goes on with it."""
+    world = insurers.make(tmp_path)
+    first = play(world, at=Moment("insurer-a", 11))
+    assert first["insurer-a"].code == -9
+    shutil.rmtree(world.homes["insurer-a"] / "state" / "runs")
+    codes = errors(play(world, options=("--wait", "8")))
+    assert set(codes) == set(world.homes)
+    assert "PeerLost" in codes.values()
+    assert set(codes.values()) <= {"PeerLost", "PeerAborted"}
+    answers = results(play(world, options=("--wait", "8", "--fresh")))
+    assert matched(world, "insurer-a", answers["insurer-a"]["artefact"]) == world.common

@@ -136,6 +136,18 @@ def test_a_peer_that_was_started_again(clean):
     assert "started again" in str(error)
 
 
+def test_a_peer_that_was_started_again_before_it_said_anything(clean):
+    async def by_hand(bob):
+        await bob.connect(session=b"an old one")
+        bob.link.fail(PeerLost("crash"))
+        await asyncio.sleep(0.05)
+        await bob.open()
+        bob.send(Note(42))
+        bob.send(Bye())
+
+    assert clean(lambda: Puppet().against(one_note, by_hand)) == 42
+
+
 def test_coming_and_going_gains_nothing(clean):
     """A peer that only reconnects is held to one connection per pause."""
     connected = []

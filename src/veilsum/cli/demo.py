@@ -211,7 +211,7 @@ def _tell(
     printer.say(f"plain join of both files, for comparison: {truth:,} matches ({same})")
     printer.say(f"report: {page}")
     printer.say(f"whole demo: {seconds:.1f} s")
-    many = f"{records[0].jobs} jobs, chain OK at {len(records)} parties"
+    many = f"{records[0].jobs} job{'s' * (records[0].jobs != 1)}, chain OK at {len(records)} parties"
     printer.say(f"record: {many}; verify it: {records[0].command}")
     printer.result(
         {

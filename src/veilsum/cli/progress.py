@@ -37,7 +37,7 @@ def _as_line(event: events.Event, stream: TextIO) -> None:
         print(printable(f"{event.party}: {text}"), file=stream, flush=True)
 
 
-def describe(event: events.Event) -> str:
+def describe(event: events.Event) -> str:  # noqa: PLR0911  one for each event that has words
     """Return one line for people; empty for what only a bar can show well."""
     match event:
         case events.Connected():

@@ -65,9 +65,13 @@ class Opening(Message, frozen=True):
 
 @message(0, limit=256 * KIB)
 class Resume(Message, frozen=True):
-    """The run as the sender derived it, and how far its journal got in earlier attempts."""
+    """The run as the sender derived it, and how far its journal got in earlier attempts.
+
+    ``memory`` is a commitment to the secret in that journal: who lost the journal comes with another one.
+    """
 
     run: bytes
+    memory: bytes
     attempt: int
     stages: dict[str, int]
 

@@ -487,7 +487,9 @@ class Peer:
             )
         if theirs.party != self.name:
             raise ProtocolError(f"{self.name} calls itself {theirs.party!r}", party=self.me)
-        if self._their_session not in {None, theirs.session}:
+        oldest = self._unseen[0].sequence if self._unseen else self._next_out
+        begun = self._next_in > 1 or oldest > 1  # before, it has nothing to remember
+        if begun and self._their_session != theirs.session:
             self.fail(_restarted(self.name, self.me))
             raise PeerLost(f"{self.name} was started again")
         self._their_session = theirs.session

@@ -181,14 +181,26 @@ class Session:
             peer.step_timeout = self.job.step_timeout
             peer.bind_run(int(self.run[:16], 16))
         self.journal, self.attempt = await self.compute(self._open_journal, self.run)
-        self.random = Randomness(await self.once("run secret", lambda: fresh(32)))
+        secret = await self.once("run secret", lambda: fresh(32))
+        self.random = Randomness(secret)
+        memory = digest("run-memory", [self.run, secret.hex()])
         stages = self.journal.stages()
-        await self.broadcast(Resume(bytes.fromhex(self.run), self.attempt, stages))
+        await self.broadcast(Resume(bytes.fromhex(self.run), memory, self.attempt, stages))
         for name, resume in (await self.gather(Resume)).items():
             if resume.run.hex() != self.run:
                 raise ProtocolError(f"{name} was told of other inputs than this party", party=self.me)
+            await self._check_memory(name, resume.memory)
             self._done_by[name] = resume.stages
         self.emit(events.RunStarted, kind=self.job.kind, attempt=self.attempt, stages=stages)
+
+    async def _check_memory(self, name: PartyId, memory: bytes) -> None:
+        """Refuse a peer whose journal is not that of earlier attempts: its keys would differ."""
+        if await self.once(f"memory of {name}", lambda: memory) != memory:
+            raise PeerLost(
+                f"{name} has lost its journal of this run, with which alone the run could go on",
+                remedy="give the command again with --fresh at all parties",
+                party=self.me,
+            )
 
     def _in_own_words(self, error: BaseException) -> BaseException:
         """Name the differing keys also where a peer's abort came before this party had compared."""

@@ -23,6 +23,7 @@ from veilsum.store.files import write_whole
 if TYPE_CHECKING:
     from veilsum.data.ids import IdSchema
 
+CPU = "VEILSUM_CPU"
 PASSPHRASE = "VEILSUM_PASSPHRASE"  # noqa: S105 -- the name of the variable, not a passphrase
 _LARGEST = 2**63 - 1  # TOML promises no more, and every JSON reader can hold it
 _DEPTH = 16  # levels of nesting that parameters may have
@@ -134,6 +135,11 @@ class _JobFile(msgspec.Struct, forbid_unknown_fields=True):
     params: dict[str, Any] = {}
     inputs: dict[str, str] = {}
     step_timeout: float = 3600.0
+
+
+def cpu_cap() -> str | None:
+    """Return the best processor path that may be used (``VEILSUM_CPU``); None: all that there are."""
+    return os.environ.get(CPU) or None
 
 
 def passphrase_from_environment() -> str | None:

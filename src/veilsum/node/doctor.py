@@ -108,7 +108,7 @@ def _processor() -> Iterator[Finding]:
             "install veilsum from its wheel, or build it where a C++20 compiler is",
         )
         return
-    yield Finding("processor", "ok", str(cpu.describe()))
+    yield Finding("processor", "ok", str(cpu.describe(config.cpu_cap())))
 
 
 def _disk(folder: Path) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ what it has signed stays verifiable through the certificate, and no copy is left
 
 import datetime as dt
 import os
+import secrets
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -30,6 +32,8 @@ from veilsum.node.config import PartyConfig
 from veilsum.node.files import create_whole
 from veilsum.parties import NAME, Federation, Member, PartyId
 from veilsum.store.files import write_whole
+
+_STRETCHED = b"veilsum-passphrase: scrypt n=65536 r=8 p=1 salt="
 
 Ask = Callable[[str], str]
 """Ask the user a question on the terminal without echo, and return the answer."""
@@ -107,7 +111,7 @@ def save_identity(path: Path, identity: Identity, *, passphrase: str, replace: b
     Raises:
         ConfigError: the file is there already and ``replace`` is false.
     """
-    pem = _pem(identity._key, identity.certificate, _encryption(passphrase))  # noqa: SLF001 -- same module
+    pem = _protected(identity._key, identity.certificate, passphrase)  # noqa: SLF001 -- same module
     (write_whole if replace else create_whole)(path, pem)
 
 
@@ -182,7 +186,7 @@ def new_person(home: Path, person: str, *, passphrase: str = "") -> bytes:
             f"{person!r} is not a person's name here", remedy="use a-z, 0-9 and -, at most 63 characters"
         )
     key = Ed25519PrivateKey.generate()
-    create_whole(home / f"{person}.key", _pem(key, None, _encryption(passphrase)))
+    create_whole(home / f"{person}.key", _protected(key, None, passphrase))
     return _raw(key.public_key())
 
 
@@ -213,7 +217,7 @@ def _private_key(text: bytes, path: Path, ask: Ask) -> tuple[Ed25519PrivateKey, 
         known = config.passphrase_from_environment()
         passphrase = ask(f"passphrase of {path.name}") if known is None else known
     try:
-        key = load_pem_private_key(text, passphrase.encode() or None)
+        key = load_pem_private_key(text, _unlock(text, passphrase))
     except TypeError as error:
         raise ConfigError(
             f"{path} is encrypted and no passphrase was given",
@@ -232,8 +236,29 @@ def _private_key(text: bytes, path: Path, ask: Ask) -> tuple[Ed25519PrivateKey, 
     return key, passphrase
 
 
-def _encryption(passphrase: str) -> KeySerializationEncryption:
-    return BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
+def _protected(key: Ed25519PrivateKey, certificate: bytes | None, passphrase: str) -> bytes:
+    """Return the PEM text of a key, encrypted under a passphrase if there is one.
+
+    PKCS #8 as the library writes it stretches a passphrase by no more than 2048 rounds of PBKDF2; scrypt
+    does that here, and its salt stands in the line before the PEM block.
+    """
+    if not passphrase:
+        return _pem(key, certificate, NoEncryption())
+    salt = secrets.token_bytes(16)
+    header = _STRETCHED + salt.hex().encode() + b"\n"
+    return header + _pem(key, certificate, BestAvailableEncryption(_stretch(passphrase, salt)))
+
+
+def _stretch(passphrase: str, salt: bytes) -> bytes:
+    return Scrypt(salt=salt, length=32, n=2**16, r=8, p=1).derive(passphrase.encode()).hex().encode()
+
+
+def _unlock(text: bytes, passphrase: str) -> bytes | None:
+    """Return what opens the PEM block of a key file."""
+    line = text.partition(b"\n")[0]
+    if not passphrase or not line.startswith(_STRETCHED):
+        return passphrase.encode() or None
+    return _stretch(passphrase, bytes.fromhex(line.removeprefix(_STRETCHED).decode()))
 
 
 def _pem(key: Ed25519PrivateKey, certificate: bytes | None, encryption: KeySerializationEncryption) -> bytes:

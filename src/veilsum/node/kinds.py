@@ -14,6 +14,7 @@ from veilsum.errors import ConfigError
 from veilsum.jobs import Job, Leak
 from veilsum.net.messages import Message
 from veilsum.net.session import Session
+from veilsum.node import config
 from veilsum.node.summary import Fact
 from veilsum.parties import PartyId, RunId
 from veilsum.protocols import hidden_psi
@@ -114,7 +115,8 @@ class _SourceIds:
 async def _play_alignment(s: Session, params: hidden_psi.Params, inputs: Inputs) -> Finished:
     source = inputs.source
     ids = None if source is None else await s.compute(_SourceIds, source)
-    got = await hidden_psi.align(s, params, ids, inputs.scratch)
+    path = cpu.best("x25519", config.cpu_cap())
+    got = await hidden_psi.align(s, params, ids, inputs.scratch, path=path)
     facts = [Fact(f"ids of {name}", size, "ids") for name, size in got.sizes.items()]
     warnings: list[str] = []
     files: dict[str, str] = {}
@@ -139,7 +141,7 @@ async def _play_alignment(s: Session, params: hidden_psi.Params, inputs: Inputs)
         files = await s.compute(_write_alignment, s, params, source, got, inputs.folder)
     algorithms = {
         "suite": dh.SUITE,
-        "path": cpu.best("x25519"),
+        "path": path,
         "tag_bits": 8 * hidden_psi.tag_width(got.sizes),
         "batch": params.batch,
     }

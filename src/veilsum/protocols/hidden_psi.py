@@ -208,12 +208,14 @@ def leaks(job: Job, params: Params) -> tuple[Leak, ...]:
     return tuple(table)
 
 
-async def align(s: Session, params: Params, ids: Ids | None, scratch: Scratch) -> Matched:
-    """Play all roles that this party has; members bring ``ids``."""
+async def align(
+    s: Session, params: Params, ids: Ids | None, scratch: Scratch, *, path: str | None = None
+) -> Matched:
+    """Play all roles that this party has; members bring ``ids``. ``path`` is that of the kernels."""
     ring = Ring.of(s.job, params)
     async with s.step(1, "sizes"):
         sizes = await announce(s, ring, params, ids)
-    state = _Stages(s, ring, params, sizes)
+    state = _Stages(s, ring, params, sizes, path)
     async with asyncio.TaskGroup() as roles:
         own = roles.create_task(member(s, state, ids, scratch)) if ids is not None else None
         compared = roles.create_task(collector(s, state, scratch)) if s.me == ring.collector else None
@@ -270,7 +272,7 @@ async def mask_own(s: Session, state: "_Stages", key: dh.Key, ids: Ids, scratch:
     points, rows = state.rounds[0], state.rows
     if points.complete and rows.complete:
         return
-    table = await s.compute(shuffle, s, ids, scratch)
+    table = await s.compute(shuffle, s, state, ids, scratch)
     try:
         chunks = table.chunks(state.batch)
         for index in range(points.count):
@@ -278,7 +280,7 @@ async def mask_own(s: Session, state: "_Stages", key: dh.Key, ids: Ids, scratch:
             if index in rows.left():
                 await rows.commit(index, np.ascontiguousarray(chunk[:, 32:]).tobytes())
             if index in points.left():
-                masked = await mask(s, key, chunk[:, :32])
+                masked = await mask(s, state, key, chunk[:, :32])
                 await points.commit(index, masked.tobytes())
     finally:
         table.close()
@@ -295,7 +297,7 @@ async def mask_others(s: Session, state: "_Stages", key: dh.Key) -> None:
             state.check(batch.index, len(batch.points), stage, origin, sender=before.name)
             if batch.round != number - 1:
                 raise ProtocolError(f"{before.name} sent round {batch.round} where {number - 1} was due")
-            masked = await mask(s, key, batch.points)
+            masked = await mask(s, state, key, batch.points)
             if number == len(state.rounds) - 1:
                 masked = dh.tags(masked, state.width)
             await stage.commit(batch.index, masked.tobytes())
@@ -411,17 +413,19 @@ async def send_places(s: Session, state: "_Stages", name: PartyId) -> None:
 # -- local steps, out of core
 
 
-async def mask(s: Session, key: dh.Key, points: NDArray[np.uint8]) -> NDArray[np.uint8]:
+async def mask(s: Session, state: "_Stages", key: dh.Key, points: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Multiply points by one's key on all cores."""
     parts = np.array_split(points, min(s.cores, max(1, len(points) // LEAST_FOR_A_CORE)))
-    return np.concatenate(await asyncio.gather(*(s.compute(dh.mask, key, part) for part in parts)))
+    return np.concatenate(
+        await asyncio.gather(*(s.compute(dh.mask, key, part, path=state.path) for part in parts))
+    )
 
 
-def shuffle(s: Session, ids: Ids, scratch: Scratch) -> Shuffled:
+def shuffle(s: Session, state: "_Stages", ids: Ids, scratch: Scratch) -> Shuffled:
     """Hash all ids to points and put them with their rows in a secret, uniformly random order."""
     table = Shuffled(scratch.folder, 40, expected=ids.count, budget=scratch.budget // 2)
     for index, batch in enumerate(ids.batches(HASHED_AT_ONCE)):
-        points = dh.hash_to_points(batch.data, batch.offsets)
+        points = dh.hash_to_points(batch.data, batch.offsets, path=state.path)
         records = np.concatenate([points, batch.rows.astype("<i8").view(np.uint8).reshape(-1, 8)], axis=1)
         # the same order at every attempt: what was sent before a crash stays where it was
         table.append(records, s.random.numbers(0, "order", index, len(batch)))
@@ -513,8 +517,11 @@ class Located:
 class _Stages:
     """The durable sequences of one run at one party, and what can be checked against their public counts."""
 
-    def __init__(self, s: Session, ring: Ring, params: Params, sizes: dict[PartyId, int]) -> None:
+    def __init__(
+        self, s: Session, ring: Ring, params: Params, sizes: dict[PartyId, int], path: str | None
+    ) -> None:
         self.ring, self.batch, self.sizes, self._params = ring, params.batch, sizes, params
+        self.path = path
         self._me = s.me
         self.width = tag_width(sizes)
         batches = {name: -(-size // params.batch) for name, size in sizes.items()}

@@ -5,6 +5,7 @@ stage, made durable first and then entered in the database, so that a crash leav
 nobody refers to. The memory twin obeys the same laws without a disk.
 """
 
+import hashlib
 import os
 import sqlite3
 import threading
@@ -13,11 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
+from urllib.parse import quote
 
 from veilsum.errors import StoreError
 from veilsum.store.files import full_or_broken, sync_folder
 
 _INLINE = 16 * 1024
+_BUSY = 1.0  # seconds that another process may take to let a run go
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS once (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS stage (
@@ -39,7 +42,7 @@ class MemoryJournal:
         """Return the value under ``key``, made at the first call ever."""
         with self._lock:
             if key not in self._once:
-                self._once[key] = make()
+                self._once[key] = bytes(make())
             return self._once[key]
 
     def done(self, stage: str) -> int:
@@ -54,6 +57,8 @@ class MemoryJournal:
 
     def read(self, stage: str, index: int) -> bytes:
         """Return the committed output of an index."""
+        if not 0 <= index < self.done(stage):
+            raise _missing(stage, index)
         return self._stages[stage][index]
 
     def stages(self) -> dict[str, int]:
@@ -82,14 +87,23 @@ class FileJournal:
         self._files: dict[str, BinaryIO] = {}
         with self._guarded():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._db = sqlite3.connect(folder / "journal.db", check_same_thread=False, isolation_level=None)
-            (folder / "journal.db").chmod(0o600)
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
-            self._db.execute("BEGIN IMMEDIATE").execute("COMMIT")  # takes the lock for this process
-            rows = self._db.execute("SELECT name, COUNT(*) FROM stage GROUP BY name").fetchall()
+            path = folder / "journal.db"
+            path.touch(mode=0o600)
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=_BUSY)
+            try:
+                self._open()
+            except BaseException:
+                self._db.close()
+                raise
+            sync_folder(folder)
+
+    def _open(self) -> None:
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.executescript(_SCHEMA)
+        self._db.execute("BEGIN IMMEDIATE").execute("COMMIT")  # takes the lock for this process
+        rows = self._db.execute("SELECT name, COUNT(*) FROM stage GROUP BY name").fetchall()
         self._done: dict[str, int] = dict(rows)
 
     def __enter__(self) -> Self:
@@ -106,7 +120,7 @@ class FileJournal:
         with self._guarded():
             row = self._db.execute("SELECT value FROM once WHERE key = ?", (key,)).fetchone()
             if row is None:
-                value = make()
+                value = bytes(make())
                 self._db.execute("INSERT INTO once VALUES (?, ?)", (key, value))
                 return value
             return bytes(row[0])
@@ -132,7 +146,7 @@ class FileJournal:
             query = "SELECT start, size, value FROM stage WHERE name = ? AND idx = ?"
             row = self._db.execute(query, (stage, index)).fetchone()
             if row is None:
-                raise StoreError(f"the journal holds no output {index} of stage {stage}")
+                raise _missing(stage, index)
             start, size, value = row
             if value is not None:
                 return bytes(value)
@@ -152,11 +166,15 @@ class FileJournal:
         """Destroy every value and output, keys among them; what remains is how far the stages got."""
         with self._guarded():
             self._db.execute("PRAGMA secure_delete=ON")
+            self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("DELETE FROM once")
             self._db.execute("UPDATE stage SET value = x'', start = NULL, size = 0")
+            self._db.execute("COMMIT")
+            for file in self._files.values():
+                file.close()
+            self._files.clear()
             for path in self._folder.glob("*.stage"):
                 path.unlink()
-            self._files.clear()
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
@@ -181,7 +199,11 @@ class FileJournal:
 
     def _file(self, stage: str) -> BinaryIO:
         if stage not in self._files:
-            path = self._folder / (stage.replace("/", "_").replace(" ", "-") + ".stage")
+            # two stages never share a file, whatever they are called
+            name = quote(stage, safe=" ")
+            path = self._folder / (
+                (name if len(name) <= 200 else hashlib.sha256(stage.encode()).hexdigest()) + ".stage"
+            )
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             self._files[stage] = os.fdopen(handle, "r+b")
             sync_folder(self._folder)
@@ -194,6 +216,8 @@ class FileJournal:
                 yield
             except sqlite3.OperationalError as error:
                 raise _explain(error, self._folder) from error
+            except sqlite3.ProgrammingError as error:
+                raise StoreError(f"the journal in {self._folder} is closed") from error
             except sqlite3.DatabaseError as error:
                 raise StoreError(
                     f"the journal in {self._folder} is damaged",
@@ -201,6 +225,10 @@ class FileJournal:
                 ) from error
             except OSError as error:
                 raise full_or_broken(error, self._folder) from error
+
+
+def _missing(stage: str, index: int) -> StoreError:
+    return StoreError(f"the journal holds no output {index} of stage {stage}")
 
 
 def _explain(error: sqlite3.OperationalError, folder: Path) -> StoreError:
