@@ -508,6 +508,38 @@ def test_many_senders_at_once_keep_the_numbers_in_order(clean):
     assert clean(lambda: both(ann, bob)) == {ANN: None, BOB: 160}
 
 
+# -- breaks
+
+
+def test_breaks_under_load(clean):
+    """Everything arrives once and in order, although the link breaks again and again."""
+    sizes = [(n * 7919) % 60_000 for n in range(300)]
+
+    async def part(session):
+        (peer,) = session.peers.values()
+
+        async def cut():
+            for turn in range(8):
+                await asyncio.sleep(0.15 + turn / 100)
+                if peer._link is not None and session.me == (ANN if turn % 2 else BOB):
+                    peer._link.fail(ConnectionResetError())
+
+        async def send():
+            for n, size in enumerate(sizes):
+                await peer.send(Note(n, np.full(size, n % 251, np.uint8)))
+                await asyncio.sleep(0.004)
+            await peer.end(Note)
+
+        async with asyncio.TaskGroup() as group:
+            cutting = group.create_task(cut())
+            group.create_task(send())
+            got = [(note.number, len(note.data)) async for note in peer.stream(Note)]
+            cutting.cancel()
+        return got == list(enumerate(sizes))
+
+    assert clean(lambda: both(part, part)) == {ANN: True, BOB: True}
+
+
 # -- unforeseen errors
 
 

@@ -91,7 +91,7 @@ def test_a_foreign_damaged_or_missing_key_is_refused(tmp_path):
     text = (tmp_path / "alice.key").read_text()
     crossed = (
         text[: text.index("-----BEGIN CERT")].encode()
-        + identity._pem(other._key, other.certificate, identity._encryption("")).split(
+        + identity._protected(other._key, other.certificate, "").split(
             b"-----END PRIVATE KEY-----\n"
         )[1]
     )

@@ -262,6 +262,11 @@ def test_a_full_disk_under_a_stage(tmp_path, monkeypatch):
         assert [journal.read("s", n)[:1] for n in range(2)] == [b"a", b"c"]
 
 
+def _fill(journal):
+    for n in range(200):
+        journal.once(f"key {n}", lambda: bytes(10_000))
+
+
 def test_a_limit_of_file_sizes(tmp_path):
     """A real refusal by the kernel, of the stage's file and of the database alike."""
     journal = FileJournal(tmp_path)
@@ -272,8 +277,7 @@ def test_a_limit_of_file_sizes(tmp_path):
             journal.commit("s", 0, bytes(300_000))
         assert caught.value.remedy
         with pytest.raises(StoreError) as caught:
-            for n in range(200):
-                journal.once(f"key {n}", lambda: bytes(10_000))
+            _fill(journal)
         assert caught.value.remedy
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

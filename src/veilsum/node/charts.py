@@ -70,6 +70,8 @@ def _scaled(value: float, units: Sequence[str]) -> str:
 
 def _plain(value: float, digits: int = 6) -> str:
     """Write a number with thousands separators; a fraction with at most so many significant digits."""
+    if not math.isfinite(value):
+        return "beyond measure"
     if isinstance(value, int) or (value == int(value) and abs(value) < 1e15):
         return f"{int(value):,}"
     if abs(value) >= 10.0 ** (digits - 1):
