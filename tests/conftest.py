@@ -23,6 +23,11 @@ def present(tool):
     return shutil.which(tool) is not None
 
 
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # what is imported by now stays, and need not be looked through after every test
+
+
 def pytest_runtest_setup(item):
     for mark in item.iter_markers("needs"):
         for tool in mark.args:

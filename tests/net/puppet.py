@@ -13,8 +13,7 @@ from veilsum.net.link import Header, pack_header
 from veilsum.net.memory import MemoryHub
 from veilsum.net.messages import Buffer, Message, decode, encode, message, schema_digest
 from veilsum.net.session import derive_run
-from veilsum.parties import Federation, Member
-from veilsum.testing.cluster import FAST, Cluster
+from veilsum.testing.cluster import FAST, Cluster, federation_of
 
 ANN, BOB = "ann", "bob"
 
@@ -78,16 +77,18 @@ class Puppet:
         self.raw(self.number(type(said)), encode(said), sequence=self.sequence, run=self.run, flags=flags)
         self.sequence += 1
 
+    def agreed(self):
+        federation = federation_of([ANN, BOB])
+        return job_hash(self.job, federation), key_digests(self.job, federation)
+
     async def open(self):
         """Get as far as an opened run."""
         await self.connect()
-        members = {name: Member(b"certificate of " + name.encode()) for name in (ANN, BOB)}
-        federation = Federation("test", members)
-        mine = Opening(job_hash(self.job, federation), key_digests(self.job, federation), b"", 0)
+        mine = Opening(*self.agreed(), b"", 0)
         self.send(mine)
         run = derive_run(mine.job_hash, {ANN: b"", BOB: b""}, 0)
         self.run = int(run[:16], 16)
-        self.send(Resume(bytes.fromhex(run), 1, {}))
+        self.send(Resume(run=bytes.fromhex(run), memory=bytes(32), attempt=1, stages={}))
         self.link.attach(lambda _: None, self._hear, lambda _: None)
 
     def _hear(self, header: Header, payload):

@@ -11,7 +11,7 @@ from net.puppet import ANN, BOB, TYPES, Note, Order, Puppet, job
 from veilsum.errors import ConfigError, PeerAborted, PeerLost, ProtocolError, StepTimeout, VeilsumError
 from veilsum.net import link as link_module
 from veilsum.net.config import KIB, MIB
-from veilsum.net.control import Abort, Beat, Bye, Credit, Hello, Opening, Payload
+from veilsum.net.control import Abort, Beat, Bye, Credit, Hello, Opening, Payload, Resume
 from veilsum.net.messages import encode
 from veilsum.net.peer import ENTRIES
 from veilsum.testing.cluster import FAST, Cluster
@@ -169,6 +169,34 @@ def test_coming_and_going_gains_nothing(clean):
 
 async def _nothing(session):
     await session[BOB].said_bye.wait()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda job_hash, keys: Opening(job_hash, keys, b"", -1),
+        lambda job_hash, keys: Resume(run=b"", memory=b"", attempt=1, stages={"sign": -3}),
+    ],
+)
+def test_numbers_below_zero(clean, wrong):
+    async def by_hand(bob):
+        await bob.connect()
+        bob.send(wrong(*bob.agreed()))
+        if bob.sequence == 2:
+            bob.send(Opening(*bob.agreed(), b"", 0))
+
+    error = clean(lambda: Puppet().against(for_ever, by_hand))
+    assert isinstance(error, ProtocolError)
+
+
+def test_a_key_with_words_for_a_terminal(clean):
+    async def by_hand(bob):
+        await bob.connect()
+        bob.send(Opening(b"another", {"key\x1b[2J": b"x"}, b"", 0))
+
+    error = clean(lambda: Puppet().against(for_ever, by_hand))
+    assert "the job differs" in str(error)
+    assert "\x1b" not in str(error)
 
 
 # -- credit, beats, and other floods

@@ -60,7 +60,7 @@ class Opening(Message, frozen=True):
     job_hash: bytes
     keys: dict[str, bytes]
     inputs: bytes
-    generation: int
+    generation: Annotated[int, msgspec.Meta(ge=0)]
 
 
 @message(0, limit=256 * KIB)
@@ -73,7 +73,7 @@ class Resume(Message, frozen=True):
     run: bytes
     memory: bytes
     attempt: int
-    stages: dict[str, int]
+    stages: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
 
 
 @message(0, limit=4 * KIB)

@@ -206,6 +206,11 @@ class Link:
         frame, self._held = self._held, None
         return frame
 
+    def look(self) -> None:
+        """Read what has arrived now, without waiting for the event loop to notice it."""
+        if self._flowing:
+            self._readable()
+
     def close(self) -> None:
         """End the connection after what was posted has gone out and, within a second, been read."""
         if self._closed is None and self._timer is None:

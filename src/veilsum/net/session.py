@@ -212,7 +212,8 @@ class Session:
         return error
 
     def _mismatch(self, peer: PartyId, theirs: Opening) -> JobMismatch:
-        keys = differing(self._keys, theirs.keys)
+        # a key that only the peer has is its own words: shown without what a terminal would obey
+        keys = [key if key in self._keys else ascii(key)[:60] for key in differing(self._keys, theirs.keys)]
         shown = ", ".join(keys[:8]) or "the order of keys"
         return JobMismatch(
             f"the job differs between {self.me} and {peer} in: {shown}",
@@ -327,6 +328,7 @@ class Session:
         finally:
             for task in tasks.values():
                 task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
         if len(got) < (len(tasks) if quorum is None else quorum):
             missing = ", ".join(sorted(set(tasks) - set(got)))
             raise StepTimeout(f"no {cls.__name__} from {missing} within {within} s", party=self.me)

@@ -17,13 +17,13 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
 from veilsum.errors import PeerAborted, PeerLost, ProtocolError, StepTimeout, VeilsumError
 from veilsum.net.control import CONTROL, FIRST_TYPE, Beat, Bye, Credit, Hello
-from veilsum.net.link import END, Admit, Deliver, Header, Link, Lost
+from veilsum.net.link import END, Header, Link
 from veilsum.net.messages import Data, Message, encode
 from veilsum.net.peer import FRAME_COST
 from veilsum.net.ports import Links, SocketPair
@@ -105,7 +105,7 @@ class FaultyLinks(Links):
         """Return a link, unless the script has cut the peer off for ever."""
         if peer in self._script.unreachable:
             raise ConnectionRefusedError
-        return FaultyLink(await self._inner.link(peer, purpose), peer, self._script)
+        return cast("Link", FaultyLink(await self._inner.link(peer, purpose), peer, self._script))
 
     async def sockets(self, peer: PartyId, label: str) -> SocketPair:
         """Return a blocking pair, unless the script has cut the peer off for ever."""
@@ -114,71 +114,37 @@ class FaultyLinks(Links):
         return await self._inner.sockets(peer, label)
 
 
-class FaultyLink(Link):
-    """A link around another one: all that is sent passes by the script."""
+class FaultyLink:
+    """A link around another one: all that is sent passes by the script; all else is the inner link's."""
 
     def __init__(self, inner: Link, peer: PartyId, script: Script) -> None:
-        # not a connection of its own: every method below hands on to the inner link
         self.inner, self.peer, self.script = inner, peer, script
         self.kept: Frame | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Hand on."""
+        return getattr(self.inner, name)
+
+    async def send(self, header: bytes, parts: list[Data]) -> None:
+        """Send a frame as the script has it."""
+        self.post(header, parts)
 
     def post(self, header: bytes, parts: list[Data]) -> None:
         """Post a frame as the script has it."""
         script = self.script
         frame = Frame(Header(*_HEADER.unpack(header)), b"".join(parts))
-        if self.peer in script.stalled or (
-            self.peer in script.muted and frame.header.type not in {_HELLO, _BEAT}
-        ):
+        unheard = script.stalled if frame.header.type in {_HELLO, _BEAT} else script.stalled | script.muted
+        if self.peer in unheard:
             return
         if script.strikes(self.peer, frame.header):
             with suppress(PeerLost):
                 script.fault.strike(self, frame)
-            return
-        if self.kept is not None and frame.header.type not in {_HELLO, _BEAT}:
+        elif self.kept is not None and frame.header.type not in {_HELLO, _BEAT}:
             kept, self.kept = self.kept, None
             frame.post(self.inner)
             kept.post(self.inner)
-            return
-        self.inner.post(header, parts)
-
-    def attach(self, admit: Admit, deliver: Deliver, lost: Lost) -> None:
-        """Hand on."""
-        self.inner.attach(admit, deliver, lost)
-
-    @property
-    def busy(self) -> bool:
-        """Hand on."""
-        return self.inner.busy
-
-    @property
-    def backlogged(self) -> bool:
-        """Hand on."""
-        return self.inner.backlogged
-
-    @property
-    def heard(self) -> float:  # type: ignore[override]  # an attribute there
-        """Hand on."""
-        return self.inner.heard
-
-    async def drain(self) -> None:
-        """Hand on."""
-        await self.inner.drain()
-
-    async def recv(self) -> tuple[Header, Data]:
-        """Hand on."""
-        return await self.inner.recv()
-
-    def close(self) -> None:
-        """Hand on."""
-        self.inner.close()
-
-    async def wait_closed(self) -> None:
-        """Hand on."""
-        await self.inner.wait_closed()
-
-    def fail(self, error: BaseException) -> None:
-        """Hand on."""
-        self.inner.fail(error)
+        else:
+            self.inner.post(header, parts)
 
 
 # -- the faults
