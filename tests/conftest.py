@@ -28,6 +28,10 @@ def pytest_collection_finish():
     gc.freeze()  # what is imported by now stays, and need not be looked through after every test
 
 
+def pytest_unconfigure():
+    gc.unfreeze()
+
+
 def pytest_runtest_setup(item):
     for mark in item.iter_markers("needs"):
         for tool in mark.args:

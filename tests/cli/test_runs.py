@@ -34,9 +34,9 @@ def test_explain_says_who_learns_what(world, capsys):
     ("old", "new", "said"),
     [
         ("share_matches", "share_matchs", "share_matches"),
-        ("batch = 40", "batch = 0", "batch"),
-        ("batch = 40", 'batch = "many"', "batch"),
-        ("batch = 40", 'mode = "hidden_one"', "mode"),
+        ("batch = 50", "batch = 0", "batch"),
+        ("batch = 50", 'batch = "many"', "batch"),
+        ("batch = 50", 'mode = "hidden_one"', "mode"),
         ('kind = "hidden_psi"', 'kind = "hiden_psi"', "hidden_psi"),
         ('collector = "referee"', 'colector = "referee"', "collector"),
         ('collector = "referee"', 'collector = "insurer-c"', "insurer-"),

@@ -26,7 +26,7 @@ insurer-a = "customers"
 insurer-b = "customers"
 [params]
 share_matches = true
-batch = 40
+batch = 50
 """
 
 

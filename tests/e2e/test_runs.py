@@ -131,7 +131,7 @@ def test_changed_data_are_a_new_run(tmp_path):
 def test_different_jobs_name_the_key(tmp_path):
     world = insurers.make(tmp_path)
     other = tmp_path / "other.toml"
-    other.write_text(world.job.read_text().replace("batch = 40", "batch = 41").replace('"test"', '"else"'))
+    other.write_text(world.job.read_text().replace("batch = 50", "batch = 51").replace('"test"', '"else"'))
     jobs = dict.fromkeys(world.homes, world.job) | {"insurer-b": other}
     ended = asyncio.run(run_parties(world.homes, jobs))
     codes = errors(ended)

@@ -44,7 +44,7 @@ def test_over_tls(fault, clean):
                 links = await tls_parties(stack, tls_federation(identities), identities)
                 return await play_with_fault(partial(cluster, links=links), fault, party, nth)
 
-        return await in_batches([partial(run, *frame) for frame in EVERY[::2]], 5)
+        return await in_batches([partial(run, *frame) for frame in EVERY[1::3]], 5)
 
     for outcome in clean(play):
         assert outcome.victim is not None

@@ -51,7 +51,7 @@ def test_an_own_error_stays_although_the_others_answer(clean):
         await asyncio.sleep(0.01)
         raise DataError("a bad row")
 
-    for _ in range(20):
+    for _ in range(8):
         results = clean(soon(lambda: play({ANN: ann, BOB: for_ever, CLEO: for_ever})), debug=False)
         assert isinstance(results[ANN], DataError)
         for other in (BOB, CLEO):

@@ -29,7 +29,7 @@ class Town:
     def __init__(self, *, ann_born=None, bob_born=None):
         self.ann, self.bob = generate(ANN, now=ann_born), generate(BOB, now=bob_born)
         self.address = f"127.0.0.1:{free_port()}"
-        self.config = msgspec.structs.replace(FAST, connect_timeout=1.5)
+        self.config = msgspec.structs.replace(FAST, connect_timeout=1.0)
 
     def federation(self, *, ann=None, bob=None):
         members = {

@@ -91,9 +91,7 @@ def test_a_foreign_damaged_or_missing_key_is_refused(tmp_path):
     text = (tmp_path / "alice.key").read_text()
     crossed = (
         text[: text.index("-----BEGIN CERT")].encode()
-        + identity._protected(other._key, other.certificate, "").split(
-            b"-----END PRIVATE KEY-----\n"
-        )[1]
+        + identity._protected(other._key, other.certificate, "").split(b"-----END PRIVATE KEY-----\n")[1]
     )
     (tmp_path / "alice.key").write_bytes(crossed)
     refused(lambda: identity.load_identity(party_at(tmp_path), never), "another key")
