@@ -17,7 +17,7 @@ from timing import ACK, ECHOED, Measure, answer_commands, exchange_rounds, reply
 from veilsum.jobs import Job, job_hash, key_digests
 from veilsum.net.control import FIRST_TYPE, Payload
 from veilsum.net.lane import Lane
-from veilsum.net.link import Header, Link, pack_header
+from veilsum.net.link import Glance, Header, Link, pack_header
 from veilsum.net.messages import Data
 from veilsum.net.session import Session
 from veilsum.net.tls import TlsLinks
@@ -36,6 +36,7 @@ class _Frames:
         self._link = link
         self._frames: deque[Data] = deque()
         self._wake: asyncio.Future[None] | None = None
+        self._glance = Glance()
         link.attach(_admit_all, self._deliver, self._lost)
 
     async def send(self, payload: Data) -> None:
@@ -43,17 +44,15 @@ class _Frames:
 
     async def recv(self) -> Data | None:
         while not self._frames:
-            self._wake = asyncio.get_running_loop().create_future()
-            if await self._wake_up(self._wake):
+            try:
+                await self._glance.until(self._link, self._frames, self._sleep)
+            except EOFError:
                 return None
         return self._frames.popleft()
 
-    async def _wake_up(self, wake: "asyncio.Future[None]") -> bool:
-        try:
-            await wake
-        except EOFError:
-            return True
-        return False
+    async def _sleep(self) -> None:
+        self._wake = asyncio.get_running_loop().create_future()
+        await self._wake
 
     def close(self) -> None:
         self._link.close()

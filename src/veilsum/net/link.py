@@ -18,8 +18,9 @@ import socket
 import ssl
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sized
 from contextlib import suppress
+from time import perf_counter
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -37,6 +38,8 @@ _JOIN = 32 * KIB  # below this one copy is cheaper than a second write
 _BACKLOG = MIB  # bytes that may wait behind the socket before a sender waits too
 _RECORD = 16 * KIB  # the most that TLS hands out at once
 _READS = 64  # of one link, before others get their turn
+_BRIEF, _MOMENT = 500e-6, 150e-6  # seconds: a wait that counts as short; how long to look instead
+_LOOKS = 32  # successful looks in a row before other tasks get their turn
 _LINGER = 1.0  # seconds in which the other side may read the last words
 _AGAIN = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -313,7 +316,10 @@ class Link:
                 self.fail(PeerLost("the connection was closed"))
                 return
             self.heard = self._loop.time()
-            self._took(count)
+            if self._body is not None and self._filled + count < len(self._body):
+                self._filled += count  # where most reads of a long message end
+            else:
+                self._took(count)
             if count < len(view) and count < _RECORD:
                 return
         self._loop.call_soon(self._readable)
@@ -381,3 +387,33 @@ class Link:
     def _wake_reader(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class Glance:
+    """Spares a receiver its sleep where answers come quickly: it looks at the socket for a moment first.
+
+    Going to sleep in the event loop and waking up again costs more than the answer takes to arrive. It is
+    done only while waits are short, and never so often in a row that other tasks (heartbeats among them)
+    would starve.
+    """
+
+    def __init__(self) -> None:
+        self._brief = False
+        self._looks = 0
+
+    async def until(
+        self, link: Link | None, queue: Sized, sleep: Callable[..., Awaitable[None]], *what: object
+    ) -> None:
+        """Return when something may have come into ``queue``: by looking, or after ``sleep(*what)``."""
+        if self._brief and link is not None:
+            end = perf_counter() + _MOMENT
+            while not queue and perf_counter() < end:
+                link.look()
+            if queue:
+                self._looks += 1
+                if self._looks % _LOOKS == 0:
+                    await asyncio.sleep(0)
+                return
+        began = perf_counter()
+        await sleep(*what)
+        self._brief = perf_counter() - began < _BRIEF

@@ -81,7 +81,7 @@ def message(
             if mark is None:
                 plain.append((name, hints[name]))
             else:
-                buffers.append((name, mark, np.dtype(mark.dtype).newbyteorder("<")))
+                buffers.append((name, mark, np.dtype("<" + mark.dtype)))
         # counted before anything is allocated for them
         shape = Annotated[
             list[int], msgspec.Meta(max_length=max((len(b.shape) for _, b, _ in buffers), default=0))
@@ -100,6 +100,8 @@ def message(
 
 
 _encoder = msgspec.msgpack.Encoder()
+_NOTHING = memoryview(b"")
+_FREE = (None,)
 
 
 def encode(message: Message) -> list[Data]:
@@ -110,15 +112,15 @@ def encode(message: Message) -> list[Data]:
     """
     wire = message.wire
     shapes: list[tuple[int, ...]] = []
-    views: list[Data] = []
+    views: list[memoryview] = []
     for name, mark, dtype in wire.buffers:
         array = getattr(message, name)
-        if array.dtype != dtype or not array.flags.c_contiguous:
+        if array.dtype is not dtype or not array.flags.c_contiguous:
             array = np.ascontiguousarray(array, dtype=dtype)
         shape = array.shape
         _check_shape(message, name, mark, shape)
         shapes.append(shape)
-        views.append(array.data.cast("B") if array.size else b"")
+        views.append(array.data.cast("B") if array.size else _NOTHING)
     # a header struct travels as an array: the same bytes without making one
     head = _encoder.encode([*[getattr(message, name) for name in wire.plain], shapes])
     if len(head) > _HEADER_LIMIT:
@@ -178,11 +180,14 @@ def _take(
             array = array.reshape(shape)
     except ValueError as error:  # nothing in one direction, and more than memory has in another
         raise ProtocolError(f"a {name} of an impossible shape arrived") from error
-    array.flags.writeable = False
+    if not view.readonly:
+        array.flags.writeable = False
     return array, end
 
 
 def _check_shape(what: Any, field: str, mark: Buffer, shape: Sequence[int]) -> None:
+    if len(shape) == 1 and mark.shape == _FREE and shape[0] >= 0:
+        return
     fits = len(shape) == len(mark.shape)
     for got, want in zip(shape, mark.shape, strict=False):
         if got < 0 or (want is not None and got != want):

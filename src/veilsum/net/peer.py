@@ -10,13 +10,12 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 from veilsum.errors import KINDS, ConfigError, PeerAborted, PeerLost, ProtocolError, StepTimeout, VeilsumError
 from veilsum.net.config import NetConfig
 from veilsum.net.control import FIRST_TYPE, WIRE, Abort, Beat, Bye, Credit, Hello, Opening, Resume
-from veilsum.net.link import END, Header, Link, pack_header
+from veilsum.net.link import END, Glance, Header, Link, pack_header
 from veilsum.net.messages import Data, Message, decode, encode
 from veilsum.net.ports import Links
 from veilsum.net.transcript import Direction, Entry
@@ -25,8 +24,6 @@ from veilsum.parties import PartyId
 M = TypeVar("M", bound=Message)
 Item = tuple[Data | None, bool, int]  # payload (None: only an END), last, its cost in credit
 _CREDIT, _SEEN = -1, -2  # what is waited for beside message types
-_BRIEF, _MOMENT = 200e-6, 60e-6  # seconds: a wait that counts as short, and how long to look instead
-_LOOKS = 32  # successful looks in a row before other tasks get their turn
 FRAME_COST = 64  # bytes of credit that a frame costs beyond its payload, so that empty ones are bounded too
 ENTRIES = 100_000  # kinds of messages remembered one by one; the running hashes take in all of them
 
@@ -91,8 +88,7 @@ class Peer:
         self._unseen_cost = dict.fromkeys(self._allowance, 0)
         # receiving
         self._next_in = 1
-        self._brief = False  # whether the last wait for a message was a short one
-        self._looks = 0
+        self._glance = Glance()
         self._run_in: int | None = None
         self._early_run: int | None = None
         self._granted = dict(self._allowance)
@@ -301,14 +297,7 @@ class Peer:
         while not queue:
             if self._failure is None and self.said_bye.is_set():
                 raise ProtocolError(f"{self.name} ended without sending a {cls.__name__}", party=self.me)
-            if self._brief and self._arrives_at_once(queue):
-                self._looks += 1
-                if self._looks % _LOOKS == 0:
-                    await asyncio.sleep(0)  # other tasks, heartbeats among them, have waited long enough
-                continue
-            began = perf_counter()
-            await self._wait(number)
-            self._brief = perf_counter() - began < _BRIEF
+            await self._glance.until(self._link, queue, self._wait, number)
         payload, last, cost = queue.popleft()
         if number >= FIRST_TYPE:
             self._consumed[number] += cost
@@ -318,13 +307,6 @@ class Peer:
             parts = encode(Credit(number, grant, self._next_in))
             self._put(self._numbers[Credit], parts, sum(map(len, parts)), 0)
         return (None if payload is None else decode(cls, payload)), last
-
-    def _arrives_at_once(self, queue: "deque[Item]") -> bool:
-        """Look at the socket for a moment: where answers come quickly, going to sleep costs as much again."""
-        until = perf_counter() + _MOMENT
-        while not queue and self._link is not None and perf_counter() < until:
-            self._link.look()
-        return bool(queue)
 
     def _admit(self, header: Header) -> None:
         """Refuse a frame by its header alone, before anything is allocated for it."""

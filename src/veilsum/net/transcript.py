@@ -11,8 +11,12 @@ from typing import NamedTuple
 from veilsum.net.config import MIB
 from veilsum.net.messages import Data
 
+_SHORT = 64 * 1024  # below this one copy is cheaper than several updates
 _TOGETHER = MIB  # bytes that are handed to the thread at once
 _BEHIND = 256 * MIB  # bytes that may wait to be hashed: they are held in memory
+
+
+_Said = tuple[int, int, int, list[Data]]  # type, flags, length, payload
 
 
 class Entry(NamedTuple):
@@ -34,7 +38,7 @@ class Direction:
     def __init__(self, hasher: ThreadPoolExecutor) -> None:
         self._hash = hashlib.sha256(b"veilsum/transcript/1")
         self._hasher = hasher
-        self._pending: list[Data] = []
+        self._pending: list[_Said] = []
         self._gathered = self._behind = 0
         self._last: Future[None] | None = None
         self.messages = 0
@@ -42,8 +46,7 @@ class Direction:
 
     def add(self, kind: int, flags: int, size: int, parts: list[Data]) -> None:
         """Take one message in: its type, flags, length and payload, which must not change any more."""
-        self._pending.append(b"%d %d %d " % (kind, flags, size))
-        self._pending += parts
+        self._pending.append((kind, flags, size, parts))
         self._gathered += size
         self.messages += 1
         self.size += size
@@ -69,6 +72,12 @@ class Direction:
             self._last.result()
             self._last, self._behind = None, 0
 
-    def _update(self, parts: list[Data]) -> None:
-        for part in parts:
-            self._hash.update(part)
+    def _update(self, said: "list[_Said]") -> None:
+        for kind, flags, size, parts in said:
+            head = b"%d %d %d " % (kind, flags, size)
+            if size <= _SHORT:
+                self._hash.update(b"".join((head, *parts)))
+                continue
+            self._hash.update(head)
+            for part in parts:
+                self._hash.update(part)
