@@ -13,7 +13,7 @@ from veilsum.net import link as link_module
 from veilsum.net.config import KIB, MIB
 from veilsum.net.control import Abort, Beat, Bye, Credit, Hello, Opening, Payload, Resume
 from veilsum.net.messages import encode
-from veilsum.net.peer import ENTRIES
+from veilsum.net.transcript import ENTRIES
 from veilsum.testing.cluster import FAST, Cluster
 from veilsum.testing.conformance import job_of
 
@@ -315,7 +315,7 @@ def test_frames_of_another_run_before_the_run_is_known(clean):
 
 
 def test_what_is_remembered_of_a_long_run_is_bounded(clean, monkeypatch):
-    monkeypatch.setattr("veilsum.net.peer.ENTRIES", 100)
+    monkeypatch.setattr("veilsum.net.transcript.ENTRIES", 100)
     assert ENTRIES >= 100_000
 
     async def ann(session):

@@ -18,6 +18,7 @@ from veilsum import jobs
 from veilsum.errors import ConfigError, RecordInvalid, StoreError
 from veilsum.jobs import Job, Leak
 from veilsum.net.session import Session
+from veilsum.net.transcript import statement as signed_statement
 from veilsum.node import approvals, identity, record, verification
 from veilsum.node.record import Outcome, Transcript
 from veilsum.parties import Federation, Member, PartyId, Role, RunId
@@ -98,7 +99,7 @@ def independent_verify(path):  # noqa: C901 -- one page that reads like the docu
 
 def transcript(run, *, mine=ALICE, peer=BOB):
     sent, received = hashlib.sha256(b"sent").digest(), hashlib.sha256(b"received").digest()
-    statement = record.transcript_statement(RunId(run), mine.name, sent, peer.name, received)
+    statement = signed_statement(RunId(run), mine.name, sent, peer.name, received)
     return Transcript(peer.name, sent.hex(), received.hex(), 12, 3456, peer.sign(statement).hex())
 
 
@@ -340,9 +341,9 @@ def test_only_a_member_under_its_own_certificate_writes(tmp_path):
 
 def test_both_sides_sign_the_same_statement():
     sent, received, run = bytes(32), bytes([1]) * 32, RunId("0f" * 16)
-    mine = record.transcript_statement(run, ALICE.name, sent, BOB.name, received)
-    assert mine == record.transcript_statement(run, BOB.name, received, ALICE.name, sent)
-    assert mine != record.transcript_statement(run, ALICE.name, received, BOB.name, sent)
+    mine = signed_statement(run, ALICE.name, sent, BOB.name, received)
+    assert mine == signed_statement(run, BOB.name, received, ALICE.name, sent)
+    assert mine != signed_statement(run, ALICE.name, received, BOB.name, sent)
     peer = SimpleNamespace(
         sent=SimpleNamespace(digest=lambda: sent), received=SimpleNamespace(digest=lambda: received)
     )

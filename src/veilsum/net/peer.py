@@ -8,7 +8,6 @@ import asyncio
 import itertools
 from collections import defaultdict, deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,14 +17,13 @@ from veilsum.net.control import FIRST_TYPE, WIRE, Abort, Beat, Bye, Credit, Hell
 from veilsum.net.link import END, Glance, Header, Link, pack_header
 from veilsum.net.messages import Data, Message, decode, encode
 from veilsum.net.ports import Links
-from veilsum.net.transcript import Direction, Entry
+from veilsum.net.transcript import Conversation
 from veilsum.parties import PartyId
 
 M = TypeVar("M", bound=Message)
 Item = tuple[Data | None, bool, int]  # payload (None: only an END), last, its cost in credit
 _CREDIT, _SEEN = -1, -2  # what is waited for beside message types
 FRAME_COST = 64  # bytes of credit that a frame costs beyond its payload, so that empty ones are bounded too
-ENTRIES = 100_000  # kinds of messages remembered one by one; the running hashes take in all of them
 
 
 class _Frame(NamedTuple):
@@ -98,10 +96,8 @@ class Peer:
         self._since: dict[object, float] = {}
         # what was said
         self.step_timeout = float("inf")
-        self._hasher = ThreadPoolExecutor(1, thread_name_prefix=f"transcript with {name}")
-        self.sent, self.received = Direction(self._hasher), Direction(self._hasher)
-        self._said: list[tuple[bool, int, int]] = []  # by this party, type, size: no objects to keep count of
-        self._traffic = {number: [0, 0] for number in self._types}
+        self.said = Conversation(me, name, self._types)
+        self.sent, self.received = self.said.sent, self.said.received
 
     # -- the four verbs of a protocol
 
@@ -196,7 +192,7 @@ class Peer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._hasher.shutdown(wait=False)
+        self.said.close()
         if self._link is not None:
             self._link.close()
             await self._link.wait_closed()
@@ -232,7 +228,7 @@ class Peer:
         cost = size + FRAME_COST
         if number >= FIRST_TYPE:
             self._allowance[number] -= cost
-            self._note(self.sent, number, flags, size, parts)
+            self.said.note(self.sent, number, flags, size, parts)
         self._unseen.append(_Frame(sequence, header, parts, number, cost))
         self._unseen_cost[number] += cost
         link = self._link
@@ -265,29 +261,6 @@ class Peer:
             await step
         finally:
             del self._since[token]
-
-    def _note(self, side: Direction, number: int, flags: int, size: int, parts: list[Data]) -> None:
-        mine = side is self.sent
-        side.add(number, flags, size, parts)
-        if len(self._said) < ENTRIES:
-            self._said.append((mine, number, size))
-        self._traffic[number][0 if mine else 1] += size
-
-    @property
-    def entries(self) -> list[Entry]:
-        """The messages that the two parties said to each other, in the order seen here."""
-        ways = {True: (self.me, self.name), False: (self.name, self.me)}
-        return [Entry(*ways[mine], self._types[kind].__name__, size) for mine, kind, size in self._said]
-
-    @property
-    def traffic(self) -> dict[int, list[int]]:
-        """Step → payload bytes sent and received."""
-        steps: dict[int, list[int]] = {}
-        for number, (sent, received) in self._traffic.items():
-            counts = steps.setdefault(self._types[number].wire.step, [0, 0])
-            counts[0] += sent
-            counts[1] += received
-        return steps
 
     # -- receiving
 
@@ -357,7 +330,7 @@ class Peer:
         cost = header.length + FRAME_COST
         if number >= FIRST_TYPE:
             self._granted[number] -= cost
-            self._note(self.received, number, header.flags, header.length, [payload])
+            self.said.note(self.received, number, header.flags, header.length, [payload])
         elif self._control(cls, payload):
             return
         last = bool(header.flags & END)

@@ -9,7 +9,6 @@ Leaving it with an error tells every peer; a peer's error cancels what runs insi
 """
 
 import asyncio
-import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -36,7 +35,7 @@ from veilsum.net.messages import Message, schema_digest
 from veilsum.net.peer import Peer
 from veilsum.net.ports import Journal, Links, SocketPair
 from veilsum.net.stage import Stage
-from veilsum.net.transcript import Entry
+from veilsum.net.transcript import Entry, statement
 from veilsum.parties import PartyId, Role, RunId, SessionId
 
 M = TypeVar("M", bound=Message)
@@ -439,12 +438,12 @@ class Session:
 
     def traffic(self, step: int) -> tuple[int, int]:
         """Return the payload bytes of a step's messages, sent and received, over all peers."""
-        counts = [peer.traffic.get(step, [0, 0]) for peer in self.peers.values()]
+        counts = [peer.said.traffic.get(step, [0, 0]) for peer in self.peers.values()]
         return sum(c[0] for c in counts), sum(c[1] for c in counts)
 
     def transcript(self) -> list[Entry]:
         """Return every protocol message that this party sent or received, peer by peer."""
-        return [entry for peer in self.peers.values() for entry in peer.entries]
+        return [entry for peer in self.peers.values() for entry in peer.said.entries]
 
     async def countersign(
         self, sign: Callable[[bytes], bytes], check: Callable[[PartyId, bytes, bytes], None]
@@ -482,10 +481,7 @@ class Session:
     def spoken(self, name: PartyId) -> bytes:
         """Return the statement that both sides sign: run and both hashes, in order of names."""
         peer = self.peers[name]
-        sides = sorted([(self.me, peer.sent.digest()), (name, peer.received.digest())])
-        label = b"veilsum/transcript-statement/1"
-        body = b"".join(hashlib.sha256(p.encode()).digest() + d for p, d in sides)
-        return label + bytes.fromhex(self.run) + body
+        return statement(self.run, self.me, peer.sent.digest(), name, peer.received.digest())
 
     # -- events
 

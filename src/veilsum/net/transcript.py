@@ -5,16 +5,17 @@ Only protocol messages enter it: the order of control frames is not the same at 
 """
 
 import hashlib
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from veilsum.net.config import MIB
-from veilsum.net.messages import Data
+from veilsum.net.messages import Data, Message
 
+ENTRIES = 100_000  # kinds of messages remembered one by one; the running hashes take in all of them
 _SHORT = 64 * 1024  # below this one copy is cheaper than several updates
 _TOGETHER = MIB  # bytes that are handed to the thread at once
 _BEHIND = 256 * MIB  # bytes that may wait to be hashed: they are held in memory
-
 
 _Said = tuple[int, int, int, list[Data]]  # type, flags, length, payload
 
@@ -81,3 +82,63 @@ class Direction:
             self._hash.update(head)
             for part in parts:
                 self._hash.update(part)
+
+
+class Conversation:
+    """Everything that a party and one peer said to each other: both directions' hashes, and what kinds.
+
+    Args:
+        me: this party.
+        peer: the other one.
+        types: number on the wire → message type.
+    """
+
+    def __init__(self, me: str, peer: str, types: Mapping[int, type[Message]]) -> None:
+        self._me, self._peer, self._types = me, peer, types
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix=f"transcript with {peer}")
+        self.sent, self.received = Direction(self._hasher), Direction(self._hasher)
+        self._said: list[tuple[bool, int, int]] = []  # by this party, type, size: no objects to keep count of
+        self._traffic = {number: [0, 0] for number in types}
+
+    def note(self, side: Direction, number: int, flags: int, size: int, parts: list[Data]) -> None:
+        """Take in one message of ``sent`` or ``received``."""
+        mine = side is self.sent
+        side.add(number, flags, size, parts)
+        if len(self._said) < ENTRIES:
+            self._said.append((mine, number, size))
+        self._traffic[number][0 if mine else 1] += size
+
+    def close(self) -> None:
+        """Let the hashing thread go; what was said stays."""
+        self._hasher.shutdown(wait=False)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The messages that the two parties said to each other, in the order seen here."""
+        ways = {True: (self._me, self._peer), False: (self._peer, self._me)}
+        return [Entry(*ways[mine], self._types[kind].__name__, size) for mine, kind, size in self._said]
+
+    @property
+    def traffic(self) -> dict[int, list[int]]:
+        """Step → payload bytes sent and received."""
+        steps: dict[int, list[int]] = {}
+        for number, (sent, received) in self._traffic.items():
+            counts = steps.setdefault(self._types[number].wire.step, [0, 0])
+            counts[0] += sent
+            counts[1] += received
+        return steps
+
+
+def statement(run: str, one: str, from_one: bytes, other: str, from_other: bytes) -> bytes:
+    """Return the bytes that both parties of a conversation sign; they do not depend on who is ``one``.
+
+    Args:
+        run: 32 hex digits.
+        one: a party.
+        from_one: the hash (32 bytes) of what it sent to the other.
+        other: its peer.
+        from_other: the hash (32 bytes) of what the peer sent.
+    """
+    sides = sorted([(one, from_one), (other, from_other)])
+    said = b"".join(hashlib.sha256(party.encode()).digest() + hashed for party, hashed in sides)
+    return b"veilsum/transcript-statement/1" + bytes.fromhex(run) + said

@@ -41,7 +41,7 @@ class Transcript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         received_hash: likewise over what it received.
         messages: in both directions.
         bytes: payload in both directions.
-        signature: the peer's, over `transcript_statement`, 128 hex digits; empty if the peer was lost first.
+        signature: the peer's over both hashes, 128 hex digits; empty if the peer was lost first.
     """
 
     peer: PartyId
@@ -97,23 +97,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ended: str
     outcome: Outcome
     artefacts: dict[str, dict[str, str]]
-
-
-def transcript_statement(
-    run: RunId, one: PartyId, from_one: bytes, other: PartyId, from_other: bytes
-) -> bytes:
-    """Return the bytes that both parties of a link sign; they do not depend on who is ``one``.
-
-    Args:
-        run: 32 hex digits.
-        one: a party.
-        from_one: the hash (32 bytes) of what it sent to the other.
-        other: its peer.
-        from_other: the hash (32 bytes) of what the peer sent.
-    """
-    sides = sorted([(one, from_one), (other, from_other)])
-    said = b"".join(hashlib.sha256(party.encode()).digest() + hashed for party, hashed in sides)
-    return b"veilsum/transcript-statement/1" + bytes.fromhex(run) + said
 
 
 def build_hash(package: Path | None = None) -> str:

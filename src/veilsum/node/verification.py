@@ -11,6 +11,7 @@ from cryptography.exceptions import InvalidSignature
 
 from veilsum import jobs
 from veilsum.errors import ConfigError
+from veilsum.net.transcript import statement
 from veilsum.node import approvals, certificates
 from veilsum.node.record import (
     FIRST,
@@ -24,7 +25,6 @@ from veilsum.node.record import (
     labelled_digest,
     read_lines,
     record_digest,
-    transcript_statement,
 )
 from veilsum.parties import Member, PartyId
 
@@ -152,8 +152,8 @@ def _signatures(
                 yield f"{peer} did not countersign a completed run"
             continue
         hashes = _hex(transcript.sent_hash), _hex(transcript.received_hash)
-        statement = transcript_statement(record.run, record.party, hashes[0], peer, hashes[1])
-        if not _signed(members.get(peer), peer, _hex(transcript.signature), statement):
+        said = statement(record.run, record.party, hashes[0], peer, hashes[1])
+        if not _signed(members.get(peer), peer, _hex(transcript.signature), said):
             yield f"the countersignature of {peer} does not verify"
     for approval in record.approvals:
         try:
