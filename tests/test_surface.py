@@ -16,7 +16,7 @@ VERBS = {
     "doctor": {"--home"},
     "explain": {"--home"},
     "exposure": {"--home"},
-    "federation add": {"--replace", "--name", "--home"},
+    "federation add": {"--replace", "--federation", "--home"},
     "federation show": {"--home"},
     "identity card": {"--address", "--home"},
     "identity new": {"--address", "--person", "--federation", "--home"},

@@ -74,6 +74,10 @@ def init(
     printer: Printer = ctx.obj
     if kind not in skeletons.JOBS:
         raise ConfigError(f"there is no job kind {kind!r}", remedy=nearest(kind, skeletons.JOBS))
+    if (home / job).exists():  # before anything else is written
+        raise ConfigError(
+            f"{home / job} exists already", remedy="give another name with --job, or use that one"
+        )
     home.mkdir(parents=True, exist_ok=True)
     written = _write_party(home, name, with_data=True)
     party = config.load_party(home)
@@ -171,7 +175,7 @@ def federation_add(
         str,
         typer.Option(help="The fingerprint of a certificate that replaces a known one without its proof."),
     ] = "",
-    name: Annotated[str, typer.Option(help="The name of a new federation file.")] = "federation",
+    federation: Annotated[str, typer.Option(help="The name of a new federation file.")] = "federation",
     home: Home = HERE,
 ) -> None:
     """Verify a card and enter its party in the federation file."""
@@ -181,7 +185,7 @@ def federation_add(
     printer: Printer = ctx.obj
     party = config.load_party(home)
     verified = cards.read_card(card)
-    change = _admit(party, verified, name, replace)
+    change = _admit(party, verified, federation, replace)
     private_folder(party.state)
     if verified.name != party.name:
         cards.write_card(private_folder(party.cards) / f"{verified.name}.card", verified)
