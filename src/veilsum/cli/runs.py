@@ -25,7 +25,7 @@ T = TypeVar("T")
 JobFile = Annotated[Path, typer.Argument(help="The job file.")]
 As = Annotated[str, typer.Option("--as", help="The party to run as; must be the one of party.toml.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin a finished job anew; give it at every party.")]
-Memory = Annotated[int, typer.Option(help="MiB that tables may use before they go to disk.", min=64)]
+Memory = Annotated[int, typer.Option(help="MiB that a run may use; what is larger goes to disk.", min=64)]
 Wait = Annotated[float, typer.Option(help="Seconds to wait for parties that have not come yet.", min=0.1)]
 
 

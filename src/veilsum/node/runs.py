@@ -42,6 +42,7 @@ from veilsum.node.report import render
 from veilsum.node.runstate import RunState
 from veilsum.node.summary import StepTime, Summary
 from veilsum.parties import Federation, PartyId, RunId
+from veilsum.store.database import LEAST_MEMORY_MB
 from veilsum.store.files import Scratch, full_or_broken, write_whole
 from veilsum.store.journal import FileJournal
 from veilsum.store.sources import Source
@@ -50,7 +51,8 @@ UNKNOWN_RUN = RunId("0" * 32)
 REFUSAL_WAIT = 3.0
 """Seconds that a party which will not take part waits for others, to tell them so."""
 MEMORY = 512 << 20
-"""Bytes that tables of a run may use before they go to disk."""
+"""Bytes that a run may use. Three eighths go to the database that reads the source (which takes some 100 MiB
+more than it is told), a quarter to the tables of the protocol, and the rest is the process itself."""
 
 
 class Order(NamedTuple):
@@ -141,7 +143,9 @@ def prepare(order: Order) -> _Prepared:
     given = approvals.check(order.hash, party)
     source, content = None, b""
     if party.name in bringers:
-        source = open_data_set(party, data_set(job, party.name), memory_mb=order.memory >> 20)
+        source = open_data_set(
+            party, data_set(job, party.name), memory_mb=max(LEAST_MEMORY_MB, 3 * (order.memory >> 20) // 8)
+        )
         source.check()
         content = source.fingerprint(record.fingerprint_salt(party.state, UNKNOWN_RUN))
     # peers see this digest: it depends on the job, so that they cannot tell equal data in different jobs
@@ -229,7 +233,7 @@ async def _play(order: Order, prepared: _Prepared, session: Session, watch: "_Wa
     artefact = artefact_id(kind.prefix, session.run)
     folder = party.results / artefact
     part = _empty(party.results / f"{artefact}.part")
-    scratch = Scratch(_empty(party.runs / session.run / "scratch"), order.memory)
+    scratch = Scratch(_empty(party.runs / session.run / "scratch"), order.memory // 4)
     finished = await kind.play(session, prepared.params, Inputs(prepared.source, scratch, part))
     shutil.rmtree(scratch.folder, ignore_errors=True)
     watch.countersigned = await session.countersign(order.identity.sign, _checker(order.federation))
