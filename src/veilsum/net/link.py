@@ -14,6 +14,7 @@ tells a party why it was refused nor lets a frame that was begun survive the can
 """
 
 import asyncio
+import select
 import socket
 import ssl
 import struct
@@ -91,6 +92,8 @@ class Link:
         sock.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._sock, self._fd = sock, sock.fileno()
+        self._poll = select.poll()  # asks without the cost of an exception
+        self._poll.register(self._fd, select.POLLIN)
         self._send: Callable[[Data], int] = sock.send
         self._receive: Callable[[memoryview], int] = sock.recv_into
         if isinstance(sock, ssl.SSLSocket):  # the same, without what `send` and `recv_into` do on the way
@@ -211,7 +214,7 @@ class Link:
 
     def look(self) -> None:
         """Read what has arrived now, without waiting for the event loop to notice it."""
-        if self._flowing:
+        if self._flowing and self._poll.poll(0):
             self._readable()
 
     def close(self) -> None:
@@ -356,7 +359,7 @@ class Link:
     def _parse(self) -> None:
         at = 0
         while self._flowing and not self._deaf and self._end - at >= HEADER_BYTES:
-            header = Header(*_HEADER.unpack_from(self._scratch, at))
+            header = Header._make(_HEADER.unpack_from(self._scratch, at))
             if header.magic != MAGIC:
                 raise ProtocolError("the peer does not speak veilsum's frames")
             self._admit(header)

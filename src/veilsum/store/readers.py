@@ -1,5 +1,4 @@
 """How files become relations: CSV as text, Parquet as it is, a query on a DuckDB file."""
-# ruff: noqa: S608 -- statements are built from quoted names, literals and the owner's own query
 
 import csv
 import gzip
@@ -37,7 +36,7 @@ class Reader:
         format: what it is.
         path: its file.
         relation: what stands after FROM; rows in source order.
-        numbered: for files, the same with the row number in a last column, which ``number`` names.
+        numbered: where the file counts its rows itself, the same with that column, which ``number`` names.
     """
 
     format: Format
@@ -128,13 +127,7 @@ def csv_reader(path: Path) -> Reader:
         f"read_csv({literal(str(path))}, auto_detect=false, header=true, delim={literal(delimiter)}, "
         f"quote='\"', escape='\"', nullstr='', columns={{{columns}}})"
     )
-    return _counted("csv", path, relation, names)
-
-
-def _counted(form: Format, path: Path, relation: str, names: list[str]) -> Reader:
-    number = unused("row", names)
-    numbered = f"(SELECT *, row_number() OVER () - 1 AS {number} FROM {relation})"
-    return Reader(form, path, relation, numbered, number)
+    return Reader("csv", path, relation)
 
 
 def unused(name: str, names: Collection[str]) -> str:
@@ -200,7 +193,7 @@ def parquet_reader(path: Path, database: Database) -> Reader:
     relation = f"read_parquet({literal(str(path))})"
     names = list(database.columns(relation))
     if "file_row_number" in {name.casefold() for name in names}:
-        return _counted("parquet", path, relation, names)
+        return Reader("parquet", path, relation)
     numbered = f"read_parquet({literal(str(path))}, file_row_number=true)"
     return Reader("parquet", path, relation, numbered, "file_row_number")
 

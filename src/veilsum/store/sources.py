@@ -28,6 +28,7 @@ from veilsum.store.readers import (
 
 KEYS = ("duckdb", "query")
 SNAPSHOT = "memory.main.snapshot"
+HELD = "memory.main.held"
 
 
 def open_source(
@@ -142,8 +143,12 @@ class Source:
     def numbered(self) -> tuple[str, str]:
         """Return what stands after FROM to read all rows, and the name of its row-number column."""
         relation = self._relation()
-        if not self._snapshot:
+        if self._reader.numbered:
             return self._reader.numbered, self._reader.number
+        if not self._snapshot:
+            # a table spills where the window function that could count rows does not
+            self._database.run(f"CREATE TABLE IF NOT EXISTS {HELD} AS SELECT * FROM {relation}")
+            relation = HELD
         number = unused("row", self.columns)
         return f"(SELECT *, rowid AS {number} FROM {relation})", number
 
