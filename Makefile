@@ -7,16 +7,19 @@ NATIVE := CMakeLists.txt $(wildcard src/veilsum/arith/native/*)
 SETTINGS := pyproject.toml constraints.txt
 PACKAGE := $(shell find src -name '*.py' -o -name '*.css' -o -name '*.parquet')
 
-.PHONY: demo test quick lint bench docs clean
+.PHONY: demo test slow quick lint bench docs clean
 
 demo: $(VENV)/.user
 	@$(BIN)/veilsum demo
 
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest -q
-
-quick: $(VENV)/.test lint  ## what a developer runs while working: all but the slow tests
 	$(BIN)/python -m pytest -q -m "not slow"
+
+slow: $(VENV)/.test  ## what takes minutes more, as CI runs it after `make test`
+	$(BIN)/python -m pytest -q -m slow
+
+quick: $(VENV)/.test lint  ## what a developer runs while working: no real processes
+	$(BIN)/python -m pytest -q -m "not slow" --ignore tests/e2e --ignore tests/docs
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

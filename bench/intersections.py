@@ -1,10 +1,8 @@
-"""One intersection of two files by veilsum or by a peer, in real processes, and what it cost."""
+"""One intersection of two files in real processes, and what it cost; by a peer (ours: `alignments`)."""
 
-import datetime as dt
 import json
 import resource
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -14,29 +12,9 @@ from typing import Any, NamedTuple
 from environments import PROGRAMS, Environment
 from processes import free_port
 from relay import Relay
-from veilsum.node.homes import make_homes
 
-MEMORY = 512  # MiB: the budget that `veilsum run` is given
-_RUN = "import sys; from veilsum.cli.main import main; sys.exit(main())"
 _MIX = 0x9E3779B97F4A7C15  # odd, so that multiplying by it modulo 2**64 repeats no id
 _LIMIT = 3600.0  # seconds for one intersection
-
-DATA = """\
-[data.customers]
-source = "{source}"
-ids = {{ columns = ["id"], kind = "text", case = "keep", duplicates = "refuse" }}
-"""
-JOB = """\
-kind = "hidden_psi"
-purpose = "benchmark"
-expires = {expires}
-[parties]
-member = ["first", "second"]
-collector = "first"
-[data]
-first = "customers"
-second = "customers"
-"""
 
 
 class IntersectionFailed(Exception):
@@ -74,31 +52,6 @@ def common(count: int) -> int:
     return count // 2
 
 
-def ours(folder: Path, ids: tuple[Path, Path], count: int, *, relayed: bool = False) -> tuple[Cost, int]:
-    """Run ``veilsum run`` at two parties; return the cost of the whole commands, and the relayed bytes."""
-    real = free_port()
-    listen = f'listen = "127.0.0.1:{real}"\n' if relayed else ""
-    data = [DATA.format(source=path) for path in ids]
-    federation = make_homes(folder, {"first": listen + data[0], "second": data[1]})
-    job = folder / "job.toml"
-    job.write_text(JOB.format(expires=dt.datetime.now(dt.UTC).date() + dt.timedelta(days=2)))
-    verb = ["run", str(job), "--json", "--memory", str(MEMORY)]
-    commands = [
-        [sys.executable, "-c", _RUN, *verb, "--as", name, "--home", str(folder / name)]
-        for name in ("first", "second")
-    ]
-    port = int(federation.members[next(iter(federation.members))].address.rpartition(":")[2])
-    if relayed:
-        with Relay(real, port=port) as relay:
-            cost, answers = _together(commands)
-        size = relay.size
-    else:
-        (cost, answers), size = _together(commands), 0
-    facts = {fact["name"]: fact["value"] for fact in answers[0].get("facts", [])}
-    _check("veilsum", [int(value) for name, value in facts.items() if "match" in name], count)
-    return cost, size
-
-
 def spu(
     environment: Environment, folder: Path, ids: tuple[Path, Path], count: int, *, relayed: bool = False
 ) -> tuple[Cost, int]:
@@ -115,11 +68,11 @@ def spu(
     try:
         for relay in relays:
             relay.__enter__()
-        cost, answers = _together(commands)
+        cost, answers = together(commands)
     finally:
         for relay in relays:
             relay.__exit__(None, None, None)
-    _check("SPU", [answers[0]["matches"]], count)
+    check("SPU", [answers[0]["matches"]], count)
     seconds = max(answer["seconds"] for answer in answers)
     cores = sum(answer["core_seconds"] for answer in answers)
     return Cost(seconds, cores, cost.peak), sum(relay.size for relay in relays)
@@ -128,17 +81,22 @@ def spu(
 def openmined(environment: Environment, ids: tuple[Path, Path], count: int) -> tuple[Cost, int]:
     """Run OpenMined's PSI, both roles in one process; return its cost and the bytes of its messages."""
     program = [str(environment.python), str(PROGRAMS / "openmined_psi.py")]
-    _, (answer,) = _together([[*program, *map(str, ids)]])
-    _check("openmined.psi", [answer["matches"]], count)
+    _, (answer,) = together([[*program, *map(str, ids)]])
+    check("openmined.psi", [answer["matches"]], count)
     return Cost(answer["seconds"], answer["core_seconds"]), answer["bytes"]
 
 
-def _check(name: str, matches: Sequence[int], count: int) -> None:
-    if list(matches) != [common(count)]:
+def check(name: str, matches: Sequence[int], count: int) -> None:
+    """Compare the number of matches that was found, once or by each of several, with the right one.
+
+    Raises:
+        IntersectionFailed: it is another, or nobody has told one.
+    """
+    if set(matches) != {common(count)}:
         raise IntersectionFailed(f"{name} found {list(matches)} matches of {common(count)}")
 
 
-def _together(commands: Sequence[Sequence[str]]) -> tuple[Cost, list[dict[str, Any]]]:
+def together(commands: Sequence[Sequence[str]]) -> tuple[Cost, list[dict[str, Any]]]:
     """Run commands side by side; return what they cost and each one's last JSON line."""
     before, began = _children(), time.perf_counter()
     processes = [

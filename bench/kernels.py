@@ -7,17 +7,26 @@ import argparse
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from rows import Row, against, emit, limited, say
-from veilsum.arith import cpu, sha512, x25519
+from veilsum.arith import cpu, modexp, sha512, x25519
 
 SCALAR = bytes(range(32))
 DST = b"veilsum/bench/kernels"
 MULTIPLY_GOAL = 190_000.0  # op/s of a core, on the ifma path
 ENCODE_GOAL = 1_000_000.0
+PUBLIC_EXPONENT = 65537
+PRIVATE_GOAL = 2.5  # times OpenSSL's RSA-2048
+ROOTS_GOAL = {2048: 8_000.0, 3072: 2_600.0}  # op/s of a core, on the ifma path, with two primes
+THREE_PRIMES_GOAL = 5_500.0
+POWER_GOAL = 250_000.0
+PRODUCT_GOAL = 1_000_000.0
 
 
 def rates(repetitions: int, *contenders: tuple[Callable[[], object], int]) -> list[float]:
@@ -91,6 +100,67 @@ def digest(repetitions: int, count: int) -> list[Row]:
     return found
 
 
+def numbers(key: modexp.CrtKey, count: int) -> modexp.Rows:
+    rows = np.random.default_rng(2).integers(0, 256, (count, key.width), np.uint8)
+    rows[:, 0] = 0  # below every modulus
+    return rows
+
+
+def roots(repetitions: int, count: int) -> list[Row]:
+    found = []
+    for bits in (2048, 3072):
+        signer = rsa.generate_private_key(PUBLIC_EXPONENT, bits)
+        private = signer.private_numbers()
+        keys = {"two primes": modexp.CrtKey([private.p, private.q], PUBLIC_EXPONENT)}
+        if bits == 3072:
+            keys["three primes"] = modexp.CrtKey(_three_primes(), PUBLIC_EXPONENT)
+
+        def sign(signer: rsa.RSAPrivateKey = signer) -> None:
+            for _ in range(32):
+                signer.sign(b"", padding.PKCS1v15(), hashes.SHA256())
+
+        for name, key in keys.items():
+            for path in cpu.usable("modexp"):
+                rows = numbers(key, count // 64 if path != "portable" else 4)
+                ours, peer = rates(
+                    repetitions,
+                    (partial(modexp.private_power, rows, key, path=path), len(rows)),
+                    (sign, 32),
+                )
+                label = f"RSA-{bits} private, {name}, {path}"
+                goal = PRIVATE_GOAL if (bits, path) == (2048, "ifma") else None
+                found.append(against(label, "op/s", ours, peer, "OpenSSL by cryptography", goal=goal))
+                if path == "ifma":
+                    limit = ROOTS_GOAL[bits] if name == "two primes" else THREE_PRIMES_GOAL
+                    found.append(limited(f"{label}, a core", "op/s", ours, limit))
+    return found
+
+
+def _three_primes() -> list[int]:
+    """Return three primes of 1024 bits."""
+    pair = [rsa.generate_private_key(PUBLIC_EXPONENT, 2048).private_numbers() for _ in range(2)]
+    return [pair[0].p, pair[0].q, pair[1].p]
+
+
+def powers(repetitions: int, count: int) -> list[Row]:
+    found = []
+    for bits in (2048, 3072):
+        modulus = rsa.generate_private_key(PUBLIC_EXPONENT, bits).public_key().public_numbers().n
+        for path in cpu.usable("modexp"):
+            rows = np.random.default_rng(3).integers(0, 256, (count, bits // 8), np.uint8)
+            rows[:, 0] = 0  # below the modulus
+            few = rows[: count // 4 if path != "portable" else 64]
+            power, product = rates(
+                repetitions,
+                (partial(modexp.power, few, PUBLIC_EXPONENT, modulus, path=path), len(few)),
+                (partial(modexp.product, rows, rows, modulus, path=path), count),
+            )
+            goals = (POWER_GOAL, PRODUCT_GOAL) if (bits, path) == (2048, "ifma") else (None, None)
+            found.append(limited(f"RSA-{bits} public, {path}", "op/s", power, goals[0]))
+            found.append(limited(f"product modulo {bits} bits, {path}", "op/s", product, goals[1]))
+    return found
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(
@@ -99,7 +169,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a few seconds")
     repetitions, count = (5, 4096) if parser.parse_args().quick else (20, 16384)
     rows: list[Row] = []
-    for measure in (multiply, encode, digest):
+    for measure in (multiply, encode, digest, roots, powers):
         say(f"{measure.__name__} …")
         rows += measure(repetitions, count)
     emit("kernels", rows)

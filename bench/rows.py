@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-LOWER_IS_BETTER = frozenset({"µs", "ms", "s", "core-s", "B/item", "MiB"})
+LOWER_IS_BETTER = frozenset({"µs", "ms", "s", "core-s", "B/item", "MiB", "advantage"})
 HIGHER_IS_BETTER = frozenset({"MiB/s", "op/s"})
 _SHOWN = ("veilsum", "numpy", "cryptography", "msgspec", "duckdb", "uvloop")
 
@@ -84,6 +84,27 @@ def within(
     row = against(name, unit, ours, peer, peer_name)
     met = None if ours is None or peer is None else ours - peer <= margin
     return msgspec.structs.replace(row, goal=f"≤ {margin:g} {unit} above the peer", met=met)
+
+
+def at_most(
+    name: str,
+    unit: str,
+    ours: float | None,
+    other: float | None,
+    other_name: str,
+    *,
+    times: float | None,
+    note: str = "",
+) -> Row:
+    """Compare with another mode of our own that ours may exceed so many times (lower is better).
+
+    Without ``times`` the two are only reported.
+    """
+    row = against(name, unit, ours, other, other_name, note=note)
+    if times is None:
+        return row
+    met = None if ours is None or other is None else ours <= times * other
+    return msgspec.structs.replace(row, goal=f"≤ {times:g} times the other", met=met)
 
 
 def limited(name: str, unit: str, ours: float | None, limit: float | None, *, note: str = "") -> Row:

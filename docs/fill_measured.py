@@ -1,4 +1,7 @@
-"""Fill the tables of ``measured.md`` from what the benchmarks printed: ``fill_measured.py FILE.json …``."""
+"""Fill the tables of ``measured.md`` from what the benchmarks printed: ``fill_measured.py FILE.json …``.
+
+A benchmark that was run part by part has several files; its table then holds the rows of all of them.
+"""
 
 import json
 import re
@@ -30,6 +33,32 @@ def fill(page: str, document: Mapping[str, Any]) -> str:
     if count != 1:
         raise ValueError(f"the page has {count} places for {name!r}")
     return filled
+
+
+def merge(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return one document of the parts of one benchmark, in their order.
+
+    A row that comes again (same name, unit and peer) replaces the earlier one, at its place.
+
+    Raises:
+        ValueError: the parts were measured on different machines or with different versions.
+    """
+    rows: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    about: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    for document in documents:
+        other = {key: value for key, value in document["machine"].items() if key != "versions"}
+        differing = [key for key in about if about[key] != other[key]]
+        # a part names the versions of its own peers only
+        differing += [
+            key for key, at in document["machine"]["versions"].items() if versions.get(key, at) != at
+        ]
+        if differing:
+            raise ValueError(f"the parts of {document['bench']!r} differ in {', '.join(differing)}")
+        about, versions = other, versions | document["machine"]["versions"]
+        rows |= {(row["name"], row["unit"], row["peer_name"]): row for row in document["rows"]}
+    machine = about | {"versions": versions}
+    return {"bench": documents[0]["bench"], "machine": machine, "rows": list(rows.values())}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -65,8 +94,12 @@ def machine(about: Mapping[str, Any]) -> str:
 def main(files: Sequence[str]) -> None:
     """Fill the page from these files."""
     page = PAGE.read_text(encoding="utf-8")
+    parts: dict[str, list[dict[str, Any]]] = {}
     for file in files:
-        page = fill(page, json.loads(Path(file).read_text(encoding="utf-8")))
+        document = json.loads(Path(file).read_text(encoding="utf-8"))
+        parts.setdefault(document["bench"], []).append(document)
+    for documents in parts.values():
+        page = fill(page, merge(documents))
     PAGE.write_text(page, encoding="utf-8")
 
 

@@ -6,6 +6,7 @@ function NAME of `INSERTIONS` returns as Markdown.
 
 import contextlib
 import datetime as dt
+import functools
 import inspect
 import io
 import os
@@ -14,7 +15,8 @@ import textwrap
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import msgspec
 import typer
@@ -24,8 +26,9 @@ from veilsum.cli import main
 from veilsum.jobs import Job, Leak
 from veilsum.net import control, link, messages
 from veilsum.net.config import NetConfig
+from veilsum.node.kinds import kind_of, params_of
 from veilsum.parties import PartyId, Role
-from veilsum.protocols import hidden_psi
+from veilsum.protocols import dh_ring, hidden_psi, hidden_union
 
 HERE = Path(__file__).parent
 MARK = re.compile(r"^<!-- insert: ([a-z-]+) -->$", re.MULTILINE)
@@ -56,69 +59,120 @@ def connect(app: Any) -> dict[str, Any]:
     return {"parallel_read_safe": True}
 
 
-# -- leak tables
+# -- the constructions of an alignment
 
 
-def alignment(members: Sequence[str], collector: str, *, share: bool) -> Job:
+class Construction(NamedTuple):
+    """One way to align, as pages show it.
+
+    Attributes:
+        script: the protocol's module.
+        examples: what people ask for, in words → a job that gives it.
+    """
+
+    script: ModuleType
+    examples: Mapping[str, Job]
+
+
+def job(parties: Mapping[str, Sequence[str]], **params: Any) -> Job:
     """Return an alignment job."""
-    parties = {hidden_psi.MEMBER: members, hidden_psi.COLLECTOR: (collector,)}
     return Job(
-        kind=hidden_psi.KIND,
+        kind="hidden_psi",
         purpose="an example",
         expires=dt.date(2100, 1, 1),
         parties={Role(role): tuple(PartyId(name) for name in names) for role, names in parties.items()},
-        params={"share_matches": share},
+        params=params,
     )
 
 
 A, B, C = "insurer-a", "insurer-b", "insurer-c"
-ALIGNMENTS: Mapping[str, Job] = {
-    "Two members, one of them the collector, `share_matches = true`": alignment((A, B), A, share=True),
-    "The same with `share_matches = false`": alignment((A, B), A, share=False),
-    "Two members and a neutral collector": alignment((A, B), "referee", share=True),
-    "Three members, one of them the collector": alignment((A, B, C), A, share=True),
+PAIR = {"signer": (B,), "client": (A,)}
+BLIND_RSA = Construction(
+    hidden_psi,
+    {
+        "`hidden_one`": job(PAIR, mode="hidden_one"),
+        "`hidden_one`, `reuse_key = true`": job(PAIR, mode="hidden_one", reuse_key=True),
+        "`open`": job(PAIR, mode="open"),
+        "`open`, `share_matches = true`": job(PAIR, mode="open", share_matches=True),
+    },
+)
+UNION = Construction(hidden_union, {"`hidden_union`": job({"member": (A, B)}, mode="hidden_union")})
+RING = Construction(
+    dh_ring,
+    {
+        "Two members, one of them the collector, `share_matches = true`": job(
+            {"member": (A, B), "collector": (A,)}, mode="open", share_matches=True
+        ),
+        "The same with `share_matches = false`": job(
+            {"member": (A, B), "collector": (A,)}, mode="open", share_matches=False
+        ),
+        "Two members and a neutral collector": job(
+            {"member": (A, B), "collector": ("referee",)}, mode="open", share_matches=True
+        ),
+        "Three members, one of them the collector": job(
+            {"member": (A, B, C), "collector": (A,)}, mode="open", share_matches=True
+        ),
+    },
+)
+CONSTRUCTIONS: Mapping[str, Construction] = {"blind-rsa": BLIND_RSA, "union": UNION, "ring": RING}
+"""All of them, by their names in marks."""
+
+_of_pair, _of_ring = list(BLIND_RSA.examples.values()), list(RING.examples.values())
+QUESTIONS: Mapping[str, Job] = {
+    "Line our customers up for a joint model; only one side may see whom we share": _of_pair[0],
+    "The same, and neither side may see whom we share": UNION.examples["`hidden_union`"],
+    "Which customers do we both have? One side is to learn it": _of_pair[2],
+    "Which customers do we both have? Both are to learn it": _of_ring[0],
+    "The same, compared by a neutral party": _of_ring[2],
+    "Which customers do all of us (up to six) have?": _of_ring[3],
 }
-"""The alignments that people ask for, in words."""
+"""The questions of the README, each with the job that answers it."""
 
 
 def leaks_of(job: Job) -> tuple[Leak, ...]:
-    """Return the leak table of an alignment."""
-    return hidden_psi.leaks(job, msgspec.convert(job.params, hidden_psi.Params))
+    """Return the leak table of a job, as `veilsum explain` finds it."""
+    return kind_of(job).leaks(job, params_of(job))
 
 
 def in_one_cell(leaks: Sequence[Leak]) -> str:
-    """Return a leak table as one line, those who learn the same named together."""
+    """Return what an alignment leaks as one line, those who learn the same named together."""
     who: dict[str, list[str]] = {}
     for leak in leaks:
-        who.setdefault(leak.what, []).append(leak.who)
+        if leak.part == "alignment":
+            who.setdefault(leak.what, []).append(leak.who)
     return "; ".join(f"{', '.join(names)}: {what}" for what, names in who.items())
 
 
-def leak_tables() -> str:
-    """Return one leak table per alignment that people ask for."""
+def leak_tables(made: Construction) -> str:
+    """Return one leak table per job that people ask for."""
     parts = []
-    for title, job in ALIGNMENTS.items():
-        rows = [[leak.who, leak.what] for leak in leaks_of(job)]
-        parts.append(f"**{title}**\n\n{table(['who', 'will have learnt'], rows)}")
+    for title, example in made.examples.items():
+        rows = [[leak.part, leak.who, leak.what] for leak in leaks_of(example)]
+        parts.append(f"**{title}**\n\n{table(['part', 'who', 'will have learnt'], rows)}")
     return "\n\n".join(parts)
+
+
+def steps(made: Construction) -> str:
+    """Return the table of messages that stands in the protocol's docstring."""
+    return "\n".join(line for line in _doc(made.script).splitlines() if line.startswith("|"))
+
+
+def params(made: Construction) -> str:
+    """Return the parameters of a construction."""
+    return _fields(made.script.Params)
+
+
+def protocol_messages(made: Construction) -> str:
+    """Return a construction's messages with their numbers, limits and fields."""
+    return _messages(enumerate(made.script.MESSAGES, start=control.FIRST_TYPE))
 
 
 # -- the wire
 
 
-def steps() -> str:
-    """Return the table of messages that stands in the protocol's docstring."""
-    return "\n".join(line for line in _doc(hidden_psi).splitlines() if line.startswith("|"))
-
-
 def control_messages() -> str:
     """Return the control messages with their numbers, limits and fields."""
     return _messages(enumerate(control.CONTROL))
-
-
-def protocol_messages() -> str:
-    """Return the alignment's messages with their numbers, limits and fields."""
-    return _messages(enumerate(hidden_psi.MESSAGES, start=control.FIRST_TYPE))
 
 
 def frames() -> str:
@@ -134,11 +188,6 @@ def payloads() -> str:
 def times_and_limits() -> str:
     """Return the numbers of the wire."""
     return _fields(NetConfig)
-
-
-def params() -> str:
-    """Return the parameters of an alignment."""
-    return _fields(hidden_psi.Params)
 
 
 def event_types() -> str:
@@ -273,16 +322,21 @@ def _first(kind: type) -> str:
 
 
 INSERTIONS: Mapping[str, Callable[[], str]] = {
-    "leak-tables": leak_tables,
-    "steps": steps,
     "control-messages": control_messages,
-    "protocol-messages": protocol_messages,
     "frames": frames,
     "payloads": payloads,
     "times-and-limits": times_and_limits,
-    "params": params,
     "events": event_types,
     "command-line": command_line,
     "decisions": decisions,
+} | {
+    f"{what}-{name}": functools.partial(make, made)
+    for what, make in {
+        "steps": steps,
+        "params": params,
+        "leaks": leak_tables,
+        "messages": protocol_messages,
+    }.items()
+    for name, made in CONSTRUCTIONS.items()
 }
 """What a page can have inserted."""

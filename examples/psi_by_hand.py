@@ -1,7 +1,7 @@
-"""Private set intersection by hand: the cryptography of ``hidden_psi`` without its network.
+"""Private set intersection by hand: the cryptography of the mode ``open`` without its network.
 
 Alice learns which of her ids Bob has too; Bob learns only how many ids she has. The steps are those of
-C. Meadows (IEEE S&P 1986); in the real protocol, ``veilsum/protocols/hidden_psi.py``, the arrays travel over
+C. Meadows (IEEE S&P 1986); in the real protocol, ``veilsum/protocols/dh_ring.py``, the arrays travel over
 TLS in batches, and one party may be a neutral collector.
 
     python examples/psi_by_hand.py 100000

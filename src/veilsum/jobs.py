@@ -58,10 +58,13 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What no job can lower at this party.
 
     Attributes:
-        min_group: the smallest number of rows a released figure may rest on.
+        min_group: the smallest number of rows a released figure may rest on, and of ids that a peer may bring
+            into an alignment.
         max_epsilon: the most differential-privacy budget a data set gives, in all.
         max_rows: the most rows of one data set that enter a job.
         max_runs: the most jobs that may learn something about one data set, in all.
+        max_signatures: the most blind signatures that one peer is given under one key of a data set, over
+            the whole life of the key; for a key that is made anew in every run, the most of one run.
         approvals: how many persons of this party must sign a job before its node takes part.
     """
 
@@ -69,6 +72,7 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_epsilon: float = 8.0
     max_rows: int = 2_000_000_000
     max_runs: int = 1_000_000
+    max_signatures: int = 2_000_000_000
     approvals: int = 0
 
 

@@ -58,6 +58,16 @@ def test_a_margin_is_absolute(rows):
     assert with_worse_peer.goal == "≤ 40 µs above the peer"
 
 
+def test_another_mode_may_be_exceeded_so_many_times(rows):
+    assert rows.at_most("n", "s", 12.0, 10.0, "open", times=1.2).met is True
+    row = rows.at_most("n", "s", 12.1, 10.0, "open", times=1.2, note="n")
+    assert (row.met, row.goal, row.note) == (False, "≤ 1.2 times the other", "n")
+    assert row.ratio == pytest.approx(10 / 12.1)
+    assert rows.at_most("n", "s", None, 10.0, "open", times=1.2).met is None
+    reported = rows.at_most("n", "s", 20.0, 10.0, "open", times=None)
+    assert (reported.met, reported.goal) == (None, None)
+
+
 def test_a_limit_is_a_ceiling_or_a_floor_by_its_unit(rows):
     assert rows.limited("n", "MiB", 500, 512).met is True
     assert rows.limited("n", "MiB", 513, 512).met is False

@@ -96,7 +96,7 @@ def test_every_skeleton_is_a_job(veilsum, kind):
     assert (code, "data check" in text) == (0, True)
     job = config.load_job(Path("new/job.toml"))
     assert (job.kind, set(job.members)) == (kind, {"insurer-a", "insurer-b"})
-    assert kinds.KINDS[kind].leaks(job, kinds.params_of(job))
+    assert kinds.kind_of(job).leaks(job, kinds.params_of(job))
     made = veilsum("identity", "new", "--home", "new")  # the name stands in party.toml now
     assert "insurer-b" in made[1]
     fails(veilsum("identity", "new", "other", "--home", "new"), 3, "belongs to 'insurer-b'")

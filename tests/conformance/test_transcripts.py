@@ -6,7 +6,7 @@ import pytest
 
 from conformance import made_up
 from veilsum.net.transcript import Entry
-from veilsum.protocols import hidden_psi
+from veilsum.protocols import dh_ring
 from veilsum.testing.transcripts import Row, compare, table
 
 ROLES = {"sara": {"server"}, "carl": {"client"}, "olga": {"observer"}}
@@ -36,9 +36,9 @@ def test_table():
 
 
 def test_a_real_protocol_has_one():
-    rows = table(hidden_psi)
+    rows = table(dh_ring)
     assert all(row.messages for row in rows)
-    assert {name for row in rows for name in row.messages} <= set(dir(hidden_psi))
+    assert {name for row in rows for name in row.messages} <= set(dir(dh_ring))
 
 
 @pytest.mark.parametrize("words", [None, "No table.", "| step | who | message |\n|---|---|---|\n"])

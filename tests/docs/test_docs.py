@@ -16,15 +16,22 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import duckdb
 import msgspec
 import pytest
 
 from veilsum import jobs
 from veilsum.cli import main
+from veilsum.crypto import blind_rsa, dh, private_id, rsa_proof
 from veilsum.data.ids import IdSchema
-from veilsum.node import config
+from veilsum.exchanges import id_lists
+from veilsum.net.config import NetConfig
+from veilsum.node import alignments, config
 from veilsum.node.demo_data import write_demo
+from veilsum.node.kinds import kind_of, params_of
 from veilsum.node.toml import read
+from veilsum.protocols import dh_ring, hidden_psi, hidden_union
+from veilsum.store.sources import Source
 
 ROOT = Path(__file__).parents[2]
 ABOUT = ("README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md")
@@ -236,7 +243,7 @@ class Machines:
                 told += here(words, self.homes[party])
             if words[:3] == ["identity", "new", "--person"]:
                 self.enter_approver(told)
-        told += "".join(child.communicate(timeout=30)[0] for child in running)
+        told += "".join(child.communicate(timeout=100)[0] for child in running)
         assert all(child.returncode == 0 for child in running), told
         self.post()
         return told.replace(self.address, "a.example.com:7101")
@@ -275,13 +282,40 @@ def test_two_machines_as_in_the_readme(tmp_path):
         machines.homes["insurer-b"] / "federation.toml"
     ).read_text()
     assert {"identity", "federation", "init", "data", "explain", "approve", "run", "report"} <= verbs
-    told = [next((home / "results").glob("align-*/matched.csv")) for home in machines.homes.values()]
-    numbers = [
-        [re.sub(r"\D", "", line.split(",")[0])[-10:] for line in file.read_text().splitlines()]
-        for file in told
-    ]
-    assert numbers[0] == numbers[1]  # the same customers, row by row
-    assert len(numbers[0]) == 3601
+    check_results(*machines.homes.values())
+
+
+def check_results(client, signer):
+    """The files hold what the README's table says of them; the same customers stand at the same places."""
+    client, signer = (next((home / "results").glob("align-*")) for home in (client, signer))
+    names = {"alignment.json", "alignment.parquet", "record.vsr", "report.html", "result.json"}
+    assert {f.name for f in client.iterdir()} == names | {"matched.csv", "matched.parquet"}
+    assert {f.name for f in signer.iterdir()} == names | {"aligned.csv", "aligned.parquet"}
+    columns, knows = lines_of(client / "alignment.parquet")
+    assert set(columns) == {"position", "id", "row", "weight"}
+    own_columns, own = lines_of(signer / "alignment.parquet")
+    assert set(own_columns) == {"position", "id", "row"}
+    assert [(line["position"], line["id"]) for line in knows] == [(o["position"], o["id"]) for o in own]
+    assert [line["position"] for line in own] == list(range(6000))
+    assert all((line["row"] is None) == (line["weight"] == 0) for line in knows)
+    matching = [line["position"] for line in knows if line["weight"] == 1]
+    of_client, of_signer = numbers(client / "matched.csv"), numbers(signer / "aligned.csv")
+    assert len(of_client) == len(set(of_client)) == 3600
+    assert len(of_signer) == len(set(of_signer)) == 6000
+    assert of_client == [of_signer[position] for position in matching]
+
+
+def lines_of(file):
+    """Return the columns of a Parquet file, and its lines as it stands."""
+    with duckdb.connect() as database:
+        found = database.execute("SELECT * FROM read_parquet(?)", [str(file)])
+        columns = [about[0] for about in found.description]
+        return columns, [dict(zip(columns, line, strict=True)) for line in found.fetchall()]
+
+
+def numbers(file):
+    """Return the telephone numbers in the first column of a CSV file."""
+    return [re.sub(r"\D", "", line.split(",")[0])[-10:] for line in file.read_text().splitlines()[1:]]
 
 
 # -- tables
@@ -289,10 +323,23 @@ def test_two_machines_as_in_the_readme(tmp_path):
 
 def test_the_readme_says_of_leaks_what_the_protocol_says(insertions):
     rows = [row for row in (ROOT / "README.md").read_text().splitlines() if row.startswith("| ")]
-    told = [row.split("|")[3].strip() for row in rows if row.count("|") == 5][1:]
-    assert told == [
-        insertions.in_one_cell(insertions.leaks_of(job)) for job in insertions.ALIGNMENTS.values()
+    cells = [[cell.strip() for cell in row.split("|")] for row in rows if row.count("|") == 5]
+    assert [(cell[1], cell[3]) for cell in cells[1:]] == [
+        (question, insertions.in_one_cell(insertions.leaks_of(job)))
+        for question, job in insertions.QUESTIONS.items()
     ]
+    for cell, job in zip(cells[1:], insertions.QUESTIONS.values(), strict=True):
+        assert f"`{job.params['mode']}`" in cell[2], cell[1]
+
+
+def test_pages_show_every_construction(insertions):
+    shown = {kind_of(job) for made in insertions.CONSTRUCTIONS.values() for job in made.examples.values()}
+    assert shown == {alignments.BLIND_RSA, alignments.RING, alignments.UNION}
+    modes = {
+        job.params["mode"] for made in insertions.CONSTRUCTIONS.values() for job in made.examples.values()
+    }
+    assert modes == set(alignments.MODES)
+    assert {kind_of(job) for job in insertions.QUESTIONS.values()} == shown
 
 
 def keys_in(page, name):
@@ -331,7 +378,11 @@ def test_a_file_on_a_page_can_be_read(block, tmp_path):
     path.touch(mode=0o600)
     path.write_text(block.text)
     if path.name == "job.toml":
-        assert config.load_job(path).kind == "hidden_psi"
+        job = config.load_job(path)
+        assert job.kind == "hidden_psi"
+        kind, params = kind_of(job), params_of(job)
+        assert set(kind.bringers(job, params)) == set(job.data)
+        assert kind.leaks(job, params)
     elif "at its end" in head:
         party = {"name": "insurer-b", "key": "k"} | read(path)
         (tmp_path / "whole.toml").touch(mode=0o600)
@@ -349,27 +400,27 @@ def test_every_insertion_has_a_page_and_every_mark_a_text(insertions):
         assert len(make()) > 100, name
 
 
-NAMED = re.compile(r"`((?:veilsum|hidden_psi|dh|Source)\.(?!py`)[\w.]+)`")
+SHORT = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (blind_rsa, dh, dh_ring, hidden_psi, hidden_union, id_lists, private_id, rsa_proof)
+} | {"Source": Source}
+NAMED = re.compile(rf"`((?:veilsum|{'|'.join(SHORT)})\.(?!py`)[\w.]+)`")
 
 
 def test_names_of_code_on_pages_exist():
-    from veilsum.crypto import dh
-    from veilsum.protocols import hidden_psi
-    from veilsum.store.sources import Source
-
-    short = {"hidden_psi": hidden_psi, "dh": dh, "Source": Source}
-    seen = 0
+    seen = set()
     for page in PAGES:
         for name in NAMED.findall(page.read_text()):
             root, _, rest = name.partition(".")
             if name == "veilsum.build":  # a key of records
                 continue
-            if root in short:
-                operator.attrgetter(rest)(short[root])
+            if root in SHORT:
+                operator.attrgetter(rest)(SHORT[root])
             else:
                 pkgutil.resolve_name(name)
-            seen += 1
-    assert seen > 20
+            seen.add(name)
+    assert len(seen) > 40
+    assert {name.partition(".")[0] for name in seen} == {"veilsum", *SHORT}
 
 
 def test_files_named_on_pages_exist():
@@ -383,10 +434,8 @@ def test_files_named_on_pages_exist():
 
 
 def test_every_member_of_the_struct_is_documented(insertions):
-    from veilsum.net.config import NetConfig
-    from veilsum.protocols.hidden_psi import Params
-
-    for struct in (NetConfig, Params, jobs.Floor, IdSchema):
+    scripts = [made.script.Params for made in insertions.CONSTRUCTIONS.values()]
+    for struct in (NetConfig, *scripts, jobs.Floor, IdSchema):
         assert set(insertions.attributes(struct)) == set(struct.__struct_fields__)
     assert insertions.attributes(NetConfig)["heartbeat"] == "seconds between signs of life."
 

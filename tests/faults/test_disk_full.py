@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from protocols.psi import Listed, job, plays
+from protocols.mortal import Mortal
+from protocols.ring import Listed, job, plays
 from veilsum.errors import PeerAborted, StoreError
-from veilsum.protocols import hidden_psi
+from veilsum.protocols import dh_ring
 from veilsum.store.journal import MemoryJournal
 from veilsum.testing.cluster import Cluster
 
@@ -14,43 +15,21 @@ PARTIES = ("a", "b", "referee")
 LISTS = {name: Listed([f"{start + i}" for i in range(12)]) for name, start in (("a", 0), ("b", 7))}
 
 
-class SmallDisk:
-    """A journal that has room for so many writes."""
-
-    def __init__(self, inner, room):
-        self._inner, self._room, self.writes = inner, room, 0
-
-    def _write(self):
-        self.writes += 1
-        if self.writes > self._room:
-            raise StoreError("the disk is full", remedy="make room")
-
-    def once(self, key, make):
-        return self._inner.once(key, lambda: (self._write(), make())[1])
-
-    def commit(self, stage, index, output):
-        self._write()
-        self._inner.commit(stage, index, output)
-
-    def __getattr__(self, name):
-        return getattr(self._inner, name)
-
-
 def run(folder, journals):
     agreed = job(("a", "b"), "referee", share_matches=True, batch=6)
-    cluster = Cluster(agreed, hidden_psi.MESSAGES, journals=journals)
+    cluster = Cluster(agreed, dh_ring.MESSAGES, journals=journals)
     return asyncio.run(cluster.play(plays(agreed, LISTS, folder)))
 
 
 def test_every_write_at_every_party(tmp_path):
-    journals = {name: SmallDisk(MemoryJournal(), 10**9) for name in PARTIES}
+    journals = {name: Mortal(MemoryJournal(), 10**9) for name in PARTIES}
     run(tmp_path, journals)
     writes = {name: journal.writes for name, journal in journals.items()}
     assert min(writes.values()) > 8
     for full in PARTIES:
         for room in range(writes[full]):
             kept = {name: MemoryJournal() for name in PARTIES}
-            first = run(tmp_path, kept | {full: SmallDisk(kept[full], room)})
+            first = run(tmp_path, kept | {full: Mortal(kept[full], room)})
             assert isinstance(first[full], StoreError), (full, room, first)
             for name in PARTIES:
                 # who had all it needed before the disk was full has ended well

@@ -195,6 +195,7 @@ def test_a_party_is_read_with_paths_from_its_own_folder(tmp_path):
         ("= 10", '= "10"', ["floor.min_group", "a whole number", "a text in quotes"], "whole number"),
         ("= 10", "= true", ["floor.min_group", "a whole number", "true or false"], "whole number"),
         ("= 10", "= -1", ["floor.min_group", "negative"], "0 or more"),
+        ("[floor]", "[floor]\nmax_signatures = -1", ["floor.max_signatures", "negative"], "0 or more"),
         ("= 4", "= nan", ["floor.max_epsilon", "finite"], "8.0"),
         ("= 4", "= inf", ["floor.max_epsilon", "finite"], "8.0"),
         ('"customers.csv"', "7", ["data.customers.source", "found a whole number"], "text"),
@@ -302,11 +303,10 @@ def test_a_job_names_members_of_the_federation(tmp_path):
 # -- TOML of our own
 
 KEYS = st.text(max_size=5)
-TABLES = st.recursive(
-    st.dictionaries(KEYS, st.text() | st.integers(-(2**63), 2**63 - 1) | st.booleans(), max_size=4),
-    lambda inner: st.dictionaries(KEYS, inner | st.lists(inner, max_size=3) | st.text(), max_size=3),
-    max_leaves=6,
-)
+LEAVES = st.text() | st.integers(-(2**63), 2**63 - 1) | st.booleans()
+FLAT = st.dictionaries(KEYS, LEAVES, max_size=4)
+NESTED = st.dictionaries(KEYS, LEAVES | FLAT | st.lists(FLAT, max_size=3), max_size=3)
+TABLES = st.dictionaries(KEYS, LEAVES | NESTED | st.lists(NESTED, max_size=3), max_size=3)
 
 
 def without_empty_lists(table):

@@ -12,6 +12,7 @@ import pytest
 from veilsum.jobs import Floor
 from veilsum.node import cards, config, doctor, identity
 from veilsum.node.exposure import Exposure
+from veilsum.node.signing_keys import SigningKeys
 from veilsum.parties import Federation, Member, PartyId, RunId
 
 NOW = dt.datetime.now(dt.UTC)
@@ -145,6 +146,16 @@ def test_a_damaged_ledger_and_chain(home):
     (home / "state" / "records").mkdir()
     (home / "state" / "records" / "000001-00000000.vsr").write_text("x")
     assert the(home, "records").state == "fail"
+
+
+def test_signing_keys(home):
+    assert look(home, "signing keys") == []
+    path = config.load_party(home).signing_keys
+    make = {"limit": 1, "make": lambda bits, primes: b"key"}
+    SigningKeys(path, data_set="customers", peer=PartyId("bob"), run=RunId("r"), **make).reusable(2048, 2)
+    assert the(home, "signing keys").message == "1 that serve several runs"
+    path.write_bytes(b"x" * 5000)
+    assert (the(home, "signing keys").state, "backup" in the(home, "signing keys").remedy) == ("fail", True)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 
 from veilsum.errors import BudgetExceeded, ConfigError, StoreError
 from veilsum.jobs import Floor
-from veilsum.node import exposure
+from veilsum.node import ledger_file
 from veilsum.node.exposure import Exposure
 from veilsum.parties import PartyId, RunId
 
@@ -20,6 +20,10 @@ def reserve(ledger, run, floor=None, data_set="customers", **amounts):
     ledger.reserve(
         data_set, "hidden_psi", BOB, "pricing", RunId(run), amounts or {"runs": 1}, floor or Floor()
     )
+
+
+def settle(ledger, run):
+    ledger.settle("customers", RunId(run), {"runs": 1})
 
 
 @pytest.fixture
@@ -155,7 +159,7 @@ def test_two_runs_at_once_do_not_pass_a_limit_together(ledger):
 
 
 def test_a_ledger_in_use_is_named(ledger, monkeypatch):
-    monkeypatch.setattr(exposure, "_WAIT", 0.05)
+    monkeypatch.setattr(ledger_file, "_WAIT", 0.05)
     reserve(ledger, "r1")
     other = sqlite3.connect(ledger.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -181,8 +185,9 @@ def test_a_row_that_is_damaged_is_named(ledger):
     with sqlite3.connect(ledger.path) as database:
         database.execute("UPDATE entry SET amounts = '{'")
     database.close()
-    with pytest.raises(StoreError):
-        reserve(ledger, "r2")
+    for call in (ledger.entries, lambda: reserve(ledger, "r2"), lambda: settle(ledger, "r1")):
+        with pytest.raises(StoreError, match="damaged"):
+            call()
 
 
 def test_a_full_disk_is_named(ledger, monkeypatch):

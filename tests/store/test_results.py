@@ -5,6 +5,7 @@ import duckdb
 import numpy as np
 import pytest
 
+from veilsum.data.alignment import NO_ROW, Places
 from veilsum.data.ids import IdSchema
 from veilsum.errors import DataError, StoreError
 from veilsum.store import results
@@ -34,7 +35,7 @@ def source(request, tmp_path):
 
 
 def batches(rows, positions, size=500):
-    return [(rows[i : i + size], positions[i : i + size]) for i in range(0, len(rows), size)]
+    return [Places(rows[i : i + size], positions[i : i + size]) for i in range(0, len(rows), size)]
 
 
 def test_own_rows_in_the_common_order(source, tmp_path):
@@ -45,7 +46,7 @@ def test_own_rows_in_the_common_order(source, tmp_path):
     expected = [int(row) for _, row in sorted(zip(positions, rows, strict=True))]
     with duckdb.connect() as connection:
         alignment = connection.execute(f"FROM '{written.alignment}'").fetchall()
-        matched = connection.execute(f"FROM '{written.matched_parquet}'").fetchall()
+        matched = connection.execute(f"FROM '{written.rows_parquet}'").fetchall()
         described = connection.execute(f"DESCRIBE FROM '{written.alignment}'").fetchall()
     assert alignment == [
         (row, int(place)) for place, row in sorted(zip(positions, rows.tolist(), strict=True))
@@ -54,7 +55,7 @@ def test_own_rows_in_the_common_order(source, tmp_path):
     assert [(r[0], str(r[1]), r[2]) for r in matched] == [
         (f"{row:05d}", str(row % 7), f'name, "{row}') for row in expected
     ]
-    with written.matched_csv.open(newline="") as file:
+    with written.rows_csv.open(newline="") as file:
         lines = list(csv.reader(file))
     assert lines[0] == list(source.columns)
     assert [line[0] for line in lines[1:]] == [f"{row:05d}" for row in expected]
@@ -74,7 +75,7 @@ def test_files_are_private_and_whole(source, tmp_path):
 
 def test_nothing_matched(source, tmp_path):
     written = write_alignment(source, [], tmp_path / "result")
-    assert written.matched_csv.read_text().splitlines() == [",".join(source.columns)]
+    assert written.rows_csv.read_text().splitlines() == [",".join(source.columns)]
 
 
 def test_rows_that_are_gone(source, tmp_path):
@@ -82,7 +83,7 @@ def test_rows_that_are_gone(source, tmp_path):
         write_alignment(source, batches(np.array([0, ROWS]), np.array([0, 1])), tmp_path / "result")
     assert list((tmp_path / "result").iterdir()) == []
     with pytest.raises(ValueError):
-        write_alignment(source, [(np.arange(2), np.arange(3))], tmp_path / "result")
+        write_alignment(source, [Places(np.arange(2), np.arange(3))], tmp_path / "result")
 
 
 def test_a_really_full_disk(source):
@@ -97,3 +98,31 @@ def test_a_folder_that_cannot_be_used(source, tmp_path):
     (tmp_path / "result").write_text("a file")
     with pytest.raises(StoreError):
         write_alignment(source, batches(np.arange(2), np.arange(2)), tmp_path / "result")
+
+
+def test_ids_weights_and_places_without_an_own_row(source, tmp_path):
+    rng = np.random.default_rng(5)
+    rows = np.where(np.arange(40) % 3 == 0, np.arange(40) * 7, NO_ROW).astype(np.int64)
+    ids = rng.integers(0, 256, (40, 16), np.uint8)
+    ids[0] = 0
+    weights = (rows != NO_ROW).astype(np.int64)
+    lines = Places(rows, np.arange(40), ids, weights)
+    parts = [Places(*(column[a : a + 16] for column in lines)) for a in (16, 0, 32)]
+    written = write_alignment(source, parts, tmp_path / "result", held="aligned")
+    assert [path.name for path in written] == ["alignment.parquet", "aligned.parquet", "aligned.csv"]
+    with duckdb.connect() as connection:
+        alignment = connection.execute(f"FROM '{written.alignment}'").fetchall()
+        described = connection.execute(f"DESCRIBE FROM '{written.alignment}'").fetchall()
+        held = connection.execute(f"SELECT id FROM '{written.rows_parquet}'").fetchall()
+    assert [(name, kind) for name, kind, *_ in described] == [
+        ("row", "BIGINT"),
+        ("position", "BIGINT"),
+        ("id", "VARCHAR"),
+        ("weight", "BIGINT"),
+    ]
+    expected = zip(rows.tolist(), range(40), ids, weights.tolist(), strict=True)
+    assert alignment == [
+        (None if row == NO_ROW else row, place, name.tobytes().hex(), weight)
+        for row, place, name, weight in expected
+    ]
+    assert [int(row[0]) for row in held] == [row for row in rows.tolist() if row != NO_ROW]

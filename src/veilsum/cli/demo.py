@@ -1,4 +1,4 @@
-"""The demo: three organisations as three processes over mutual TLS, on real rows with generated ids."""
+"""The demo: organisations as processes of their own over mutual TLS, on real rows with generated ids."""
 
 import asyncio
 import contextlib
@@ -25,25 +25,27 @@ if TYPE_CHECKING:
     from veilsum.node.summary import Summary
 
 PARTIES = ("insurer-a", "insurer-b", "referee")
+PLAYERS = ("insurer-a", "insurer-b")
+"""Who takes part in chapter 1; the referee waits for the model."""
 CHAPTERS = ("align",)
 _MARK = "made by veilsum demo\n"
 
 JOB = """\
 kind = "hidden_psi"
-purpose = "demo: which customers do both insurers have"
+purpose = "demo: align both insurers' customers for a joint model"
 expires = {expires}
 
 [parties]
-member = ["insurer-a", "insurer-b"]
-collector = "referee"
+client = "insurer-a"
+signer = "insurer-b"
 
 [data]
 insurer-a = "customers"
 insurer-b = "customers"
 
 [params]
-mode = "open"
-share_matches = true
+mode = "hidden_one"
+key_bits = 2048
 """
 
 DATA = """
@@ -69,7 +71,7 @@ def demo(
     ),
     rows: Annotated[int, typer.Option(help="Customers of each insurer; 0: all there are.", min=-1)] = -1,
 ) -> None:
-    """Show a joint computation between three real processes on this machine."""
+    """Show a joint computation between real processes on this machine."""
     from veilsum.node.demo_data import write_demo
     from veilsum.node.report import render
     from veilsum.store.files import write_whole
@@ -81,7 +83,7 @@ def demo(
         rows = 0 if chapter else 6000  # a chapter alone is the same, larger
     began = time.monotonic()
     _clear(folder)
-    printer.say("1  align: which customers do two insurers share?  (real rows, generated ids)")
+    printer.say("1  align: two insurers line their customers up, and one never learns whom they share")
     data = write_demo(folder, rows=rows or None)
     _write_parties(folder, data)
     with watching(printer) as sink:
@@ -121,7 +123,7 @@ class _Child(NamedTuple):
 
 async def _play(folder: Path, sink: events.Sink) -> "list[Summary]":
     """Run every party's process, pass on its events, and return what each has learnt."""
-    children = [await _start(folder, name) for name in PARTIES]
+    children = [await _start(folder, name) for name in PLAYERS]
     try:
         return list(await asyncio.gather(*(_follow(child, sink) for child in children)))
     finally:
@@ -174,7 +176,7 @@ def _records(folder: Path) -> "list[RecordLine]":
     from veilsum.node.verification import verify_chain
 
     lines = []
-    for name in PARTIES:
+    for name in PLAYERS:
         chain = folder / name / "state" / "records"
         verified = verify_chain(chain)
         command = f"veilsum record verify {chain}"
@@ -206,8 +208,8 @@ def _tell(
     printer.say()
     truth = len(data.matches)
     matched = {s.party: fact.value for s in summaries for fact in s.facts if fact.name == "matches"}
-    right = set(matched.values()) == {truth}
-    same = "the same" if right else "NOT the same"
+    right = list(matched.values()) == [truth] and _same_customers(page.parent, summaries[0].artefact) == truth
+    same = "the same customers at the same places" if right else "NOT the same"
     printer.say(f"plain join of both files, for comparison: {truth:,} matches ({same})")
     printer.say(f"report: {page}")
     printer.say(f"whole demo: {seconds:.1f} s")
@@ -225,6 +227,30 @@ def _tell(
     )
     if not right:
         raise VeilsumError("the demo's result differs from the plain join: this is a bug")
+
+
+def _same_customers(folder: Path, artefact: str) -> int:
+    """Count the places where both insurers' rows have one phone number: nobody could, but for this demo."""
+    import duckdb
+
+    client, signer = (folder / name / "results" / artefact for name in ("insurer-a", "insurer-b"))
+    number = r"right(regexp_replace({}.phone, '\D', '', 'g'), 10)"
+    with duckdb.connect() as database:
+        query = f"""
+            SELECT count(*)
+            FROM (SELECT position, row_number() OVER (ORDER BY position) - 1 AS nth
+                  FROM read_parquet($places) WHERE weight = 1) AS place
+            JOIN read_parquet($own, file_row_number = true) AS own ON own.file_row_number = place.nth
+            JOIN read_parquet($all, file_row_number = true) AS other
+              ON other.file_row_number = place.position
+            WHERE {number.format("own")} = {number.format("other")}"""  # noqa: S608 -- fixed words alone
+        files = {
+            "places": str(client / "alignment.parquet"),
+            "own": str(client / "matched.parquet"),
+            "all": str(signer / "aligned.parquet"),
+        }
+        row = database.execute(query, files).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _shown(value: object) -> str:

@@ -11,9 +11,10 @@ federation = "federation.toml"
 # listen = "0.0.0.0:7101"    # where to listen, if that differs from the address on the card
 
 [floor]                      # no job can lower these
-min_group = 10               # rows that a released figure rests on, at least
+min_group = 10               # rows that a released figure rests on, ids that a peer brings, at least
 max_epsilon = 8.0            # differential-privacy budget of one data set, in all
 # max_runs = 20              # jobs that may learn something about one data set, in all
+# max_signatures = 100000    # of ids that one peer has signed under one key that several runs use
 # approvals = 1              # persons who must sign a job before this party takes part
 
 # [approvers]                # `veilsum identity new --person alice` prints her line
@@ -35,16 +36,18 @@ purpose = "say here what the result is for: it is recorded and approved"
 expires = {expires}
 
 [parties]
-member = ["{own}", "{other}"]
-collector = "{own}"    # compares what all have masked; a member, or a neutral party
+client = "{own}"   # learns which of its own ids match
+signer = "{other}"   # learns nothing about what matches
 
 [data]                       # names of data sets in each party's own party.toml, never paths
 {own} = "customers"
 {other} = "customers"
 
 [params]
-mode = "open"                # `veilsum explain` says who will have learnt what
-share_matches = true         # false: only the collector is told the matches
+mode = "hidden_one"          # `veilsum explain` says who will have learnt what
+key_bits = 3072              # of the signer's key; 2048 takes a third of the time
+# Other modes: "hidden_union", with member = ["{own}", "{other}"]: neither learns what matches.
+# "open", with the roles above, or with member = […] and collector = "…": the matches are learnt openly.
 """,
     }
 )

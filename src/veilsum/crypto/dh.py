@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veilsum.arith import x25519
+from veilsum.crypto.tags import width
 from veilsum.errors import CheatingDetected, ProtocolError
 
 SUITE = "X25519/curve25519_XMD:SHA-512_ELL2_NU_"
@@ -39,7 +40,6 @@ DST = b"veilsum/hidden-psi/1/X25519-SHA512-ELL2-NU"
 """The domain separation tag of H (RFC 9380, section 3.1); 42 bytes, below the 46 that cost another block."""
 POINT_BYTES = x25519.BYTES
 KEY_BYTES = 32
-FALSE_MATCH_BITS = 40
 
 
 class Key:
@@ -138,12 +138,8 @@ def tags(points: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
 
 
 def tag_width(n_total_a: int, n_total_b: int) -> int:
-    """Return the bytes of a tag: ⌈(40 + log2 a + log2 b) / 8⌉ for lists of a and b ids.
-
-    Of a·b pairs of different ids, any are then taken for equal with probability below 2^-40.
-    """
-    pairs = max(n_total_a, 1) * max(n_total_b, 1)
-    return -(-(FALSE_MATCH_BITS + (pairs - 1).bit_length()) // 8)
+    """Return the bytes of a tag for lists of a and b ids; see `veilsum.crypto.tags.width`."""
+    return width(n_total_a, n_total_b)
 
 
 def _check_points(points: NDArray[np.uint8]) -> None:

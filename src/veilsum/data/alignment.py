@@ -4,14 +4,17 @@ The description is the same at all parties. The rows are each party's own secret
 
 | column | type | meaning |
 |---|---|---|
-| ``row`` | int64 | row number in one's own source, from 0 |
+| ``row`` | int64 | row number in one's own source, from 0; empty at a place where this party has no row |
 | ``position`` | int64 | place in the common order, from 0 |
+| ``id`` | text | the place's random id, 32 hexadecimal digits; only where the mode gives ids |
 | ``weight`` | int64 | 1 or 0, only where the mode gives this party weights |
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from veilsum.errors import ConfigError
 from veilsum.parties import PartyId
@@ -19,7 +22,26 @@ from veilsum.parties import PartyId
 FILE: Final = "alignment.parquet"
 ROW: Final = "row"
 POSITION: Final = "position"
+RANDOM_ID: Final = "id"
 WEIGHT: Final = "weight"
+ID_BYTES: Final = 16
+NO_ROW: Final = -1
+
+
+class Places(NamedTuple):
+    """Some lines of an alignment at one party; all of a party's have the same columns.
+
+    Attributes:
+        rows: (n,) int64, `NO_ROW` where this party has none.
+        positions: (n,) int64.
+        ids: (n, 16) uint8, or None where the mode gives none.
+        weights: (n,) int64, or None where this party is given none.
+    """
+
+    rows: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    ids: NDArray[np.uint8] | None = None
+    weights: NDArray[np.int64] | None = None
 
 
 class Alignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

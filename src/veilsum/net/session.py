@@ -9,6 +9,7 @@ Leaving it with an error tells every peer; a peer's error cancels what runs insi
 """
 
 import asyncio
+import itertools
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -381,6 +382,19 @@ class Session:
     async def compute(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run blocking work in a thread, so that the heart goes on beating."""
         return await asyncio.to_thread(work, *args, **kwargs)
+
+    async def on_all_cores(self, work: Callable[[slice], T], count: int, *, least: int) -> list[T]:
+        """Run blocking work on slices of ``count`` rows, a thread for every core; return what each gave.
+
+        Args:
+            work: takes the slice; it lets go of the GIL where it is heavy.
+            count: of rows.
+            least: rows for which a core is worth a thread.
+        """
+        parts = max(1, min(self.cores, count // least))
+        bounds = [count * part // parts for part in range(parts + 1)]
+        slices = itertools.starmap(slice, itertools.pairwise(bounds))
+        return list(await asyncio.gather(*(self.compute(work, rows) for rows in slices)))
 
     async def in_lane(self, label: str, program: Callable[[dict[PartyId, Lane]], T]) -> T:
         """Run a synchronous program in a thread with one `Lane` to every peer.

@@ -76,6 +76,11 @@ class PartyConfig(msgspec.Struct, frozen=True, kw_only=True):
         return self.state / "exposure.db"
 
     @property
+    def signing_keys(self) -> Path:
+        """The keys of blind signatures that serve several runs, and what was signed."""
+        return self.state / "signing-keys.db"
+
+    @property
     def records(self) -> Path:
         """The chain of records."""
         return self.state / "records"
@@ -355,7 +360,7 @@ def _check_address(address: str, place: Place) -> None:
 
 
 def _floor(floor: Floor, place: Place) -> Floor:
-    for name in ("min_group", "max_rows", "max_runs", "approvals"):
+    for name in ("min_group", "max_rows", "max_runs", "max_signatures", "approvals"):
         if not 0 <= getattr(floor, name) <= _LARGEST:
             raise place.inner(name).error("must not be negative", "write 0 or more")
     if not (math.isfinite(floor.max_epsilon) and floor.max_epsilon >= 0):

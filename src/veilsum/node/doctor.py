@@ -17,7 +17,7 @@ import msgspec
 
 import veilsum
 from veilsum.errors import VeilsumError
-from veilsum.node import cards, certificates, config
+from veilsum.node import cards, certificates, config, signing_keys
 from veilsum.node.config import PartyConfig
 from veilsum.node.exposure import Exposure
 from veilsum.node.identity import check_membership, own_certificate
@@ -63,6 +63,7 @@ def diagnose(home: Path | None, *, now: dt.datetime | None = None) -> list[Findi
         own, everyone = party, federation
         findings += _guarded("key", lambda: _key(own, everyone, now))
         findings += _guarded("ledger", lambda: _ledger(own))
+        findings += _guarded("signing keys", lambda: _signing_keys(own))
         findings += _guarded("records", lambda: _records(own, everyone))
         for name in party.data:
             findings += _guarded(f"data {name}", lambda name=name: _data(own, name))  # type: ignore[misc]
@@ -154,6 +155,12 @@ def _ledger(party: PartyConfig) -> Iterator[Finding]:
     ledger = Exposure(party.exposure)
     ledger.check()
     yield Finding("ledger", "ok", f"{len(ledger.entries())} entries")
+
+
+def _signing_keys(party: PartyConfig) -> Iterator[Finding]:
+    if party.signing_keys.exists():
+        count = signing_keys.check(party.signing_keys)
+        yield Finding("signing keys", "ok", f"{count} that serve several runs")
 
 
 def _records(party: PartyConfig, federation: Federation | None) -> Iterator[Finding]:

@@ -9,16 +9,16 @@ import datetime as dt
 import json
 import math
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
-from veilsum.errors import BudgetExceeded, ConfigError, StoreError
+from veilsum.errors import BudgetExceeded, ConfigError
 from veilsum.jobs import Floor, canonical
-from veilsum.node.files import private_folder
+from veilsum.node.ledger_file import LedgerFile
 from veilsum.parties import PartyId, RunId
 
 UNITS: Mapping[str, str] = MappingProxyType(
@@ -31,7 +31,6 @@ UNITS: Mapping[str, str] = MappingProxyType(
         "epsilon": "differential-privacy budget",
     }
 )
-_WAIT = 5.0  # seconds another process may hold the ledger
 _ROUNDING = 1e-9  # of epsilon: many small amounts may add up to the limit exactly
 
 _SCHEMA = """
@@ -68,6 +67,9 @@ class Exposure:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file = LedgerFile(
+            path, [_SCHEMA], name="exposure ledger", without="no job may use this party's data"
+        )
 
     def reserve(
         self,
@@ -93,7 +95,7 @@ class Exposure:
         """
         asked = _checked(amounts)
         time = f"{(now or dt.datetime.now(dt.UTC)).astimezone(dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             others: list[dict[str, float]] = []
             for other_run, text in database.execute(
                 "SELECT run, amounts FROM entry WHERE data_set = ?", (data_set,)
@@ -120,7 +122,7 @@ class Exposure:
             StoreError: the ledger cannot be used.
         """
         actual = _checked(amounts)
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             row = database.execute(
                 "SELECT amounts FROM entry WHERE run = ? AND data_set = ?", (run, data_set)
             ).fetchone()
@@ -129,11 +131,11 @@ class Exposure:
                     f"run {run} has reserved nothing of {data_set!r}",
                     remedy="this is a mistake in the job kind: it must reserve before it reveals",
                 )
+            reserved = _amounts(row[0])
             database.execute(
                 "UPDATE entry SET amounts = ?, settled = 1 WHERE run = ? AND data_set = ?",
                 (_text(actual), run, data_set),
             )
-        reserved = _amounts(row[0])
         over = sorted(unit for unit, amount in actual.items() if amount > reserved.get(unit, 0) + _ROUNDING)
         if over:
             raise BudgetExceeded(
@@ -151,24 +153,24 @@ class Exposure:
         if not self.path.exists():
             return []
         query = "SELECT time, data_set, kind, peers, purpose, run, amounts, settled FROM entry"
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             if data_set is None:
                 rows = database.execute(query + " ORDER BY id").fetchall()
             else:
                 rows = database.execute(query + " WHERE data_set = ? ORDER BY id", (data_set,)).fetchall()
-        return [
-            Entry(
-                time=time,
-                data_set=name,
-                kind=kind,
-                peers=tuple(json.loads(peers)),
-                purpose=purpose,
-                run=RunId(run),
-                amounts=_amounts(text),
-                settled=bool(settled),
-            )
-            for time, name, kind, peers, purpose, run, text, settled in rows
-        ]
+            return [
+                Entry(
+                    time=time,
+                    data_set=name,
+                    kind=kind,
+                    peers=tuple(_parsed(peers)),
+                    purpose=purpose,
+                    run=RunId(run),
+                    amounts=_amounts(text),
+                    settled=bool(settled),
+                )
+                for time, name, kind, peers, purpose, run, text, settled in rows
+            ]
 
     def balance(self, data_set: str) -> dict[str, float]:
         """Return the sum over all runs of every unit that a data set has given."""
@@ -180,47 +182,7 @@ class Exposure:
         Raises:
             StoreError: it is damaged.
         """
-        if not self.path.exists():
-            return
-        with self._transaction() as database:
-            verdict = database.execute("PRAGMA integrity_check").fetchone()[0]
-        if verdict != "ok":
-            raise self._unusable(verdict)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Hold the ledger alone; leave with a durable commit, or with nothing changed."""
-        private_folder(self.path.parent)
-        database: sqlite3.Connection | None = None
-        try:
-            database = sqlite3.connect(self.path, timeout=_WAIT, isolation_level=None)
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = FULL")
-            database.execute("BEGIN IMMEDIATE")
-            self.path.chmod(0o600)
-            database.execute(_SCHEMA)
-            yield database
-            database.execute("COMMIT")
-        except (sqlite3.Error, OSError, ValueError) as error:
-            raise self._unusable(str(error)) from error
-        finally:
-            if database is not None:
-                database.close()  # rolls back what was not committed
-
-    def _unusable(self, reason: str) -> StoreError:
-        if "locked" in reason:
-            return StoreError(
-                f"the exposure ledger {self.path} is in use by another process",
-                remedy="wait for that run to end, or stop it",
-            )
-        if "full" in reason:
-            return StoreError(
-                f"the disk of the exposure ledger {self.path} is full", remedy="free space and run again"
-            )
-        return StoreError(
-            f"the exposure ledger {self.path} cannot be used: {reason}",
-            remedy="restore it from its backup; without it no job may use this party's data",
-        )
+        self._file.check()
 
 
 def _checked(amounts: Mapping[str, float]) -> dict[str, float]:
@@ -238,6 +200,7 @@ def _check_floor(data_set: str, asked: dict[str, float], others: dict[str, float
     limits = (
         ("runs", "max_runs", floor.max_runs, others.get("runs", 0), 0.0),
         ("rows", "max_rows", floor.max_rows, 0, 0.0),  # per job: rows do not add up over jobs
+        # not signatures: `SigningKeys` limits them, for every key and peer; here stands their sum
         ("epsilon", "max_epsilon", floor.max_epsilon, others.get("epsilon", 0), _ROUNDING),
     )
     for unit, key, limit, given, slack in limits:
@@ -265,5 +228,12 @@ def _text(amounts: dict[str, float]) -> str:
 
 
 def _amounts(text: str) -> dict[str, float]:
-    found: dict[str, float] = json.loads(text)
+    found: dict[str, float] = _parsed(text)
     return found
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:  # becomes what a damaged page becomes
+        raise sqlite3.DatabaseError("an entry is damaged") from error

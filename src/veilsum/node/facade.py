@@ -7,11 +7,12 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from veilsum.data.ids import IdSchema
 from veilsum.errors import ConfigError, DataError
-from veilsum.jobs import Job
+from veilsum.jobs import Job, Parameter
 from veilsum.node import local
 from veilsum.node.summary import Summary
 from veilsum.parties import NAME, PartyId, Role
@@ -26,7 +27,8 @@ class Aligned(NamedTuple):
     Attributes:
         matched: how many ids all parties hold.
         summaries: party → what it learnt, with steps and leak table.
-        folders: party → the folder with its ``alignment.parquet``, ``matched.parquet`` and ``matched.csv``.
+        folders: party → the folder with its ``alignment.parquet`` and its rows in the common order, in
+            ``matched.parquet`` and ``matched.csv``, or ``aligned.*`` where it does not know what matches.
     """
 
     matched: int
@@ -41,6 +43,7 @@ def align(
     kind: Literal["text", "phone", "email", "digits"] = "text",
     region: str = "",
     duplicates: Literal["refuse", "first"] = "refuse",
+    mode: Literal["open", "hidden_one", "hidden_union"] = "open",
     results: str | os.PathLike[str] = "results",
     purpose: str = "alignment in one process",
 ) -> Aligned:
@@ -54,6 +57,8 @@ def align(
         kind: how ids are written; they are compared in this kind's normal form.
         region: ISO country whose national numbers are meant (``kind="phone"``).
         duplicates: refuse repeated ids, or take the first row of each.
+        mode: who learns the matches: all parties (``open``), of two parties the first alone (``hidden_one``,
+            by blind RSA with 2048 bits), or neither of two (``hidden_union``).
         results: folder under which every party's result folder is made.
         purpose: goes into the results.
 
@@ -81,9 +86,9 @@ def align(
         kind="hidden_psi",
         purpose=purpose,
         expires=dt.datetime.now(dt.UTC).date(),
-        parties={Role("member"): parties, Role("collector"): parties[:1]},
+        parties=_roles(mode, parties),
         data=dict.fromkeys(parties, "rows"),
-        params={"share_matches": True},
+        params={"mode": mode} | _PARAMS[mode],
     )
     sources: dict[PartyId, Source] = {}
     with tempfile.TemporaryDirectory(prefix="veilsum-") as work:
@@ -95,12 +100,27 @@ def align(
         finally:
             for source in sources.values():
                 source.close()
-    matched = next(f.value for f in summaries[0].facts if f.name == "matches")
+    facts = [fact for summary in summaries for fact in summary.facts]
+    matched = next(fact.value for fact in facts if fact.name in {"matches", "ids in common"})
     return Aligned(
         int(matched),
         {s.party: s for s in summaries},
         {s.party: folders[PartyId(s.party)] / s.artefact for s in summaries},
     )
+
+
+_PARAMS: Mapping[str, dict[str, Parameter]] = MappingProxyType(
+    {"open": {"share_matches": True}, "hidden_one": {"key_bits": 2048}, "hidden_union": {}}
+)
+
+
+def _roles(mode: str, parties: tuple[PartyId, ...]) -> dict[Role, tuple[PartyId, ...]]:
+    """Return who plays what; the first party is the one that learns."""
+    if mode == "open":
+        return {Role("member"): parties, Role("collector"): parties[:1]}
+    if mode == "hidden_one":
+        return {Role("client"): parties[:1], Role("signer"): parties[1:]}
+    return {Role("member"): parties}
 
 
 def _open(rows: Rows, schema: IdSchema, work: Path, name: str) -> Source:

@@ -16,7 +16,8 @@ from veilsum.net.ports import Journal
 from veilsum.net.session import Session
 from veilsum.node.config import PartyConfig
 from veilsum.node.datasets import open_data_set
-from veilsum.node.kinds import Finished, Inputs, Kind, artefact_id, kind_of, params_of
+from veilsum.node.kind import Finished, Inputs, Kind, artefact_id
+from veilsum.node.kinds import kind_of, params_of
 from veilsum.node.runs import MEMORY, data_set
 from veilsum.node.summary import StepTime, Summary
 from veilsum.parties import Federation, Member, PartyId, RunId

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from cryptography.exceptions import InvalidSignature
 
 import veilsum
 from veilsum import events
+from veilsum.crypto.rsa_key import gen_key
 from veilsum.errors import (
     ApprovalMissing,
     CheatingDetected,
@@ -37,9 +39,11 @@ from veilsum.node.datasets import open_data_set
 from veilsum.node.exposure import Exposure
 from veilsum.node.files import private_folder
 from veilsum.node.identity import Identity
-from veilsum.node.kinds import Finished, Inputs, Kind, artefact_id, kind_of, params_of
+from veilsum.node.kind import Finished, Inputs, Kind, artefact_id
+from veilsum.node.kinds import kind_of, params_of
 from veilsum.node.report import render
 from veilsum.node.runstate import RunState
+from veilsum.node.signing_keys import SigningKeys
 from veilsum.node.summary import StepTime, Summary
 from veilsum.parties import Federation, PartyId, RunId
 from veilsum.store.database import LEAST_MEMORY_MB
@@ -234,7 +238,9 @@ async def _play(order: Order, prepared: _Prepared, session: Session, watch: "_Wa
     folder = party.results / artefact
     part = _empty(party.results / f"{artefact}.part")
     scratch = Scratch(_empty(party.runs / session.run / "scratch"), order.memory // 4)
-    finished = await kind.play(session, prepared.params, Inputs(prepared.source, scratch, part))
+    signing = partial(_signing_keys, order, session)
+    inputs = Inputs(prepared.source, scratch, part, signing, max(1, party.floor.min_group))
+    finished = await kind.play(session, prepared.params, inputs)
     shutil.rmtree(scratch.folder, ignore_errors=True)
     watch.countersigned = await session.countersign(order.identity.sign, _checker(order.federation))
     summary = _summary(order, prepared, session, finished, watch, artefact)
@@ -247,6 +253,28 @@ async def _play(order: Order, prepared: _Prepared, session: Session, watch: "_Wa
     seconds = time.time() - watch.started
     session.emit(events.RunDone, artefact=artefact, folder=str(folder), seconds=round(seconds, 3))
     return summary
+
+
+def _signing_keys(order: Order, session: Session, peer: PartyId) -> SigningKeys:
+    """Return this party's keys for signing a peer's ids; what they sign is entered as exposure, too."""
+    party, job = order.party, order.job
+    name, peers = job.data[party.name], tuple(session.peers)
+
+    def enter(count: int) -> None:
+        amounts = {"signatures": count}
+        Exposure(party.exposure).reserve(
+            name, job.kind, peers, job.purpose, session.run, amounts, party.floor
+        )
+
+    return SigningKeys(
+        party.signing_keys,
+        data_set=name,
+        peer=peer,
+        run=session.run,
+        limit=party.floor.max_signatures,
+        make=lambda bits, primes: gen_key(bits, primes).to_bytes(),
+        enter=enter,
+    )
 
 
 def _checker(federation: Federation) -> Callable[[PartyId, bytes, bytes], None]:

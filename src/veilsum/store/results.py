@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from veilsum.data.alignment import FILE, POSITION, ROW
+from veilsum.data.alignment import FILE, NO_ROW, POSITION, RANDOM_ID, ROW, WEIGHT, Places
 from veilsum.data.phones import literal
 from veilsum.errors import DataError
 from veilsum.store.database import database_errors
@@ -22,30 +22,31 @@ from veilsum.store.sources import Source
 PARQUET = "FORMAT parquet, COMPRESSION zstd"
 CSV = "FORMAT csv, HEADER"
 PLACES = "memory.main.places"
-
-Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""Row numbers of a source and their places, (n,) int64 each."""
+I8 = np.dtype(np.int64)
 
 
 class Written(NamedTuple):
     """The files of one party's alignment; all 0600."""
 
     alignment: Path
-    matched_parquet: Path
-    matched_csv: Path
+    rows_parquet: Path
+    rows_csv: Path
 
 
-def write_alignment(source: Source, pairs: Iterable[Pairs], folder: Path) -> Written:
-    """Write the places of one's rows, and the rows that stand there.
+def write_alignment(
+    source: Source, places: Iterable[Places], folder: Path, *, held: str = "matched"
+) -> Written:
+    """Write an alignment, and the own rows that stand in it.
 
-    ``alignment.parquet``, ``matched.parquet`` and ``matched.csv`` are in the common order; each appears
+    ``alignment.parquet`` and the two files with rows are in the common order; each appears
     whole or not at all. Columns of CSV sources stay text. Nothing is held in memory beyond the source's own
     limit, however many rows match.
 
     Args:
         source: whose rows are meant.
-        pairs: batches of row numbers of the source and their places in the common order, (n,) int64 each.
+        places: the alignment's lines, batch by batch, in any order.
         folder: made if it does not exist.
+        held: name of the two files with the own rows, which end in ``.parquet`` and ``.csv``.
 
     Raises:
         DataError: the source no longer has all these rows.
@@ -55,18 +56,18 @@ def write_alignment(source: Source, pairs: Iterable[Pairs], folder: Path) -> Wri
     stage = _stage(folder)
     cursor = source.cursor()
     try:
-        count = _load(cursor, pairs, source.what)
-        matched = (
+        count, own = _load(cursor, places, source.what)
+        rows = (
             f"SELECT s.* EXCLUDE ({quoted(number)}) FROM {relation} s "
             f"JOIN {PLACES} p ON s.{quoted(number)} = p.{quoted(ROW)} ORDER BY p.{POSITION}"
         )
         statements = {
-            FILE: (f"SELECT * FROM {PLACES} ORDER BY {POSITION}", PARQUET),
-            "matched.parquet": (matched, PARQUET),
-            "matched.csv": (f"FROM read_parquet({literal(str(stage / 'matched.parquet'))})", CSV),
+            FILE: (f"SELECT * FROM {PLACES} ORDER BY {POSITION}", PARQUET, count),
+            f"{held}.parquet": (rows, PARQUET, own),
+            f"{held}.csv": (f"FROM read_parquet({literal(str(stage / held) + '.parquet')})", CSV, own),
         }
-        for name, (query, options) in statements.items():
-            if _copy(cursor, query, stage / name, options, source.what) != count:
+        for name, (query, options, due) in statements.items():
+            if _copy(cursor, query, stage / name, options, source.what) != due:
                 raise DataError(
                     f"{source.what} no longer has all the rows that were aligned",
                     remedy="leave the data as they are while a job runs, then run it again",
@@ -78,20 +79,38 @@ def write_alignment(source: Source, pairs: Iterable[Pairs], folder: Path) -> Wri
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _load(cursor: Any, pairs: Iterable[Pairs], what: str) -> int:
-    """Put all pairs into a table of the source's own database, which spills; return how many."""
-    count = 0
+def _load(cursor: Any, places: Iterable[Places], what: str) -> tuple[int, int]:
+    """Put all lines into a table of the source's database, which spills; count them, and the own rows."""
+    count = own = 0
     with database_errors(what):
-        cursor.execute(f"CREATE OR REPLACE TABLE {PLACES} ({quoted(ROW)} BIGINT, {POSITION} BIGINT)")
-        for rows, positions in pairs:
-            if rows.shape != positions.shape or rows.dtype != np.int64 or positions.dtype != np.int64:
-                raise ValueError("rows and positions are int64 arrays of one length")
-            batch = {"r": np.ascontiguousarray(rows), "p": np.ascontiguousarray(positions)}
-            cursor.register("batch", batch)
-            cursor.execute(f"INSERT INTO {PLACES} SELECT r, p FROM batch")
+        cursor.execute(f"DROP TABLE IF EXISTS {PLACES}")
+        for batch in places:
+            values, arrays = _columns(batch)
+            cursor.register("batch", arrays)
+            verb = f"INSERT INTO {PLACES}" if count else f"CREATE TABLE {PLACES} AS"
+            cursor.execute(f"{verb} SELECT {values} FROM batch")
             cursor.unregister("batch")
-            count += len(rows)
-    return count
+            count += len(batch.rows)
+            own += int(np.count_nonzero(batch.rows != NO_ROW))
+        if not count:
+            cursor.execute(f"CREATE TABLE IF NOT EXISTS {PLACES} ({quoted(ROW)} BIGINT, {POSITION} BIGINT)")
+    return count, own
+
+
+def _columns(batch: Places) -> tuple[str, dict[str, npt.NDArray[Any]]]:
+    """Return what selects a batch's columns from its arrays, and the arrays."""
+    if batch.rows.shape != batch.positions.shape or {batch.rows.dtype, batch.positions.dtype} != {I8}:
+        raise ValueError("rows and positions are int64 arrays of one length")
+    arrays = {"r": np.ascontiguousarray(batch.rows), "p": np.ascontiguousarray(batch.positions)}
+    values = [f"nullif(r, {NO_ROW}) AS {quoted(ROW)}", f"p AS {POSITION}"]
+    if batch.ids is not None:
+        words = np.ascontiguousarray(batch.ids).view(">u8").astype(np.uint64)
+        arrays |= {"high": np.ascontiguousarray(words[:, 0]), "low": np.ascontiguousarray(words[:, 1])}
+        values.append(f"format('{{:016x}}{{:016x}}', high, low) AS {RANDOM_ID}")
+    if batch.weights is not None:
+        arrays["w"] = np.ascontiguousarray(batch.weights)
+        values.append(f"w AS {WEIGHT}")
+    return ", ".join(values), arrays
 
 
 def _copy(cursor: Any, query: str, path: Path, options: str, what: str) -> int:

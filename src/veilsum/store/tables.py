@@ -246,6 +246,11 @@ class Shuffled:
         return records[order(records)[skip:], 8:]
 
 
+def repeats(table: Partitions) -> bool:
+    """Tell whether any record of a table comes more than once."""
+    return any((records[1:] == records[:-1]).all(axis=1).any() for records in table.sorted_partitions())
+
+
 def order(records: Records) -> npt.NDArray[np.int64]:
     """Return the indices that sort records (n, width ≥ 8) by their bytes."""
     words = leading_words(records)

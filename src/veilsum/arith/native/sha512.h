@@ -1,4 +1,4 @@
-// SHA-512 (FIPS 180-4) of many messages, and RFC 9380's expand_message_xmd on it.
+// SHA-512 and SHA-384 (FIPS 180-4) of many messages, and RFC 9380's expand_message_xmd on it.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -12,9 +12,15 @@ struct Messages {
     size_t count;
 };
 
+// SHA-384 is SHA-512 from another initial state, cut to 48 bytes.
+struct Variant {
+    uint64_t initial[8];
+    size_t length;
+};
+
 struct Kernels {
-    // out: (count, 64)
-    void (*digest)(const Messages &messages, uint8_t *out);
+    // out: (count, variant.length)
+    void (*digest)(const Messages &messages, const Variant &variant, uint8_t *out);
     // out: (count, length), length <= 64 (one output block); dst_length <= 255
     void (*expand)(const Messages &messages, const uint8_t *dst, size_t dst_length, size_t length, uint8_t *out);
 };
@@ -26,9 +32,15 @@ namespace avx512 {
 extern const Kernels kernels;
 }
 
-inline constexpr uint64_t initial[8] = {
-    0x6a09e667f3bcc908, 0xbb67ae8584caa73b, 0x3c6ef372fe94f82b, 0xa54ff53a5f1d36f1,
-    0x510e527fade682d1, 0x9b05688c2b3e6c1f, 0x1f83d9abfb41bd6b, 0x5be0cd19137e2179,
+inline constexpr Variant sha512 = {
+    {0x6a09e667f3bcc908, 0xbb67ae8584caa73b, 0x3c6ef372fe94f82b, 0xa54ff53a5f1d36f1, 0x510e527fade682d1,
+     0x9b05688c2b3e6c1f, 0x1f83d9abfb41bd6b, 0x5be0cd19137e2179},
+    64,
+};
+inline constexpr Variant sha384 = {
+    {0xcbbb9d5dc1059ed8, 0x629a292a367cd507, 0x9159015a3070dd17, 0x152fecd8f70e5939, 0x67332667ffc00b31,
+     0x8eb44a8768581511, 0xdb0c2e0d64f98fa7, 0x47b5481dbefa4fa4},
+    48,
 };
 
 inline constexpr uint64_t round_constants[80] = {

@@ -152,14 +152,14 @@ size_t used(const Messages &messages, size_t from) {
     return messages.count - from < lanes ? messages.count - from : lanes;
 }
 
-void digest(const Messages &messages, uint8_t *out) {
+void digest(const Messages &messages, const Variant &variant, uint8_t *out) {
     Tail tail;
     make_tail(tail, nullptr, 0);
     for (size_t i = 0; i < messages.count; i += lanes) {
         V state[8];
-        start(state, initial);
+        start(state, variant.initial);
         absorb(state, take(messages, i, 0), tail, 0);
-        store(state, out + 64 * i, used(messages, i), 64);
+        store(state, out + variant.length * i, used(messages, i), variant.length);
     }
 }
 
@@ -169,7 +169,7 @@ void expand(const Messages &messages, const uint8_t *dst, size_t dst_length, siz
     Tail tail;
     make_tail(tail, s.after_message, s.after_message_length);
     V after_z_pad[8], w[16];
-    start(after_z_pad, initial);
+    start(after_z_pad, sha512.initial);
     for (V &word : w) word = _mm512_setzero_si512();
     compress(after_z_pad, w);
     // b_0 fills the first half of the first block of b_1; the rest is the same for every message
@@ -183,7 +183,7 @@ void expand(const Messages &messages, const uint8_t *dst, size_t dst_length, siz
         V b0[8], b1[8];
         for (int j = 0; j < 8; j++) b0[j] = after_z_pad[j];
         absorb(b0, take(messages, i, s.after_message_length), tail, block_bytes);
-        start(b1, initial);
+        start(b1, sha512.initial);
         for (size_t k = 0; k < blocks; k++) {
             for (int t = 0; t < 16; t++) {
                 uint64_t word;

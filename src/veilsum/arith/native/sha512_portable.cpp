@@ -47,13 +47,13 @@ void store(const uint64_t state[8], uint8_t *out, size_t length) {
     for (size_t i = 0; i < length; i++) out[i] = static_cast<uint8_t>(state[i / 8] >> (56 - 8 * (i % 8)));
 }
 
-void digest(const Messages &messages, uint8_t *out) {
+void digest(const Messages &messages, const Variant &variant, uint8_t *out) {
     for (size_t i = 0; i < messages.count; i++) {
         uint64_t state[8];
-        memcpy(state, initial, sizeof state);
+        memcpy(state, variant.initial, sizeof state);
         const int64_t from = messages.offsets[i];
         absorb(state, messages.data + from, static_cast<size_t>(messages.offsets[i + 1] - from), nullptr, 0, 0);
-        store(state, out + 64 * i, 64);
+        store(state, out + variant.length * i, variant.length);
     }
 }
 
@@ -62,7 +62,7 @@ void expand(const Messages &messages, const uint8_t *dst, size_t dst_length, siz
     make_suffixes(s, dst, dst_length, length);
     const uint8_t zeros[block_bytes] = {};
     uint64_t after_z_pad[8];
-    memcpy(after_z_pad, initial, sizeof initial);
+    memcpy(after_z_pad, sha512.initial, sizeof after_z_pad);
     compress(after_z_pad, zeros);
     for (size_t i = 0; i < messages.count; i++) {
         uint64_t state[8];
@@ -72,7 +72,7 @@ void expand(const Messages &messages, const uint8_t *dst, size_t dst_length, siz
         absorb(state, messages.data + from, static_cast<size_t>(messages.offsets[i + 1] - from), s.after_message,
                s.after_message_length, block_bytes);
         store(state, b0, 64);
-        memcpy(state, initial, sizeof state);
+        memcpy(state, sha512.initial, sizeof state);
         absorb(state, b0, 64, s.after_b0, s.after_b0_length, 0);
         store(state, out + length * i, length);
     }

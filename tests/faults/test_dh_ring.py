@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from faults.relay_race import in_batches
-from protocols.psi import Listed, job, plays
+from protocols.ring import Listed, job, plays
 from veilsum.errors import ProtocolError
 from veilsum.net.config import KIB
-from veilsum.protocols import hidden_psi
+from veilsum.protocols import dh_ring
 from veilsum.testing.cluster import FAST, Cluster
 from veilsum.testing.faults import FAULTS, check, count_frames, play_with_fault
 
@@ -48,7 +48,7 @@ def make_cluster(folder):
         )
         config = msgspec.structs.replace(FAST, window=64 * KIB)
         parts = {name: signed(part) for name, part in plays(agreed, LISTS, folder).items()}
-        return Cluster(agreed, hidden_psi.MESSAGES, wrap=wrap, config=config), parts
+        return Cluster(agreed, dh_ring.MESSAGES, wrap=wrap, config=config), parts
 
     return make
 

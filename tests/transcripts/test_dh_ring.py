@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from protocols.psi import Listed, job, run
-from veilsum.protocols import hidden_psi
+from protocols.ring import Listed, job, run
+from veilsum.protocols import dh_ring
 from veilsum.testing.transcripts import compare, table
 
 
@@ -23,5 +23,5 @@ def test_table(members, collector, share, tmp_path):
         if entry.sender == name
     ]
     # steps 2 and 3 go on side by side, as the docstring says
-    rows = [row._replace(step=2) if row.step == 3 else row for row in table(hidden_psi)]
+    rows = [row._replace(step=2) if row.step == 3 else row for row in table(dh_ring)]
     compare(entries, roles, rows, optional=() if share else ("Places",))

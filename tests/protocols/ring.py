@@ -9,8 +9,8 @@ import numpy as np
 from veilsum.data.ids import IdBatch
 from veilsum.jobs import Job
 from veilsum.net.messages import Message
-from veilsum.protocols import hidden_psi
-from veilsum.protocols.hidden_psi import Params
+from veilsum.protocols import dh_ring
+from veilsum.protocols.dh_ring import Params
 from veilsum.store.files import Scratch
 from veilsum.testing.cluster import Cluster
 
@@ -56,12 +56,12 @@ def plays(agreed, lists, folder, *, budget=64 << 20):
     def play(name):
         async def part(s):
             scratch = Scratch(Path(tempfile.mkdtemp(dir=folder)), budget)
-            got = await hidden_psi.align(s, params, lists.get(name), scratch)
+            got = await dh_ring.align(s, params, lists.get(name), scratch)
             if got.matches is None:
                 return got, None
             found = {}
-            for rows, places in hidden_psi.pairs(s.journal, got.matches):
-                found |= dict(zip(rows.tolist(), places.tolist(), strict=True))
+            for batch in dh_ring.places(s.journal, got):
+                found |= dict(zip(batch.rows.tolist(), batch.positions.tolist(), strict=True))
             return got, found
 
         return part
@@ -70,9 +70,9 @@ def plays(agreed, lists, folder, *, budget=64 << 20):
 
 
 def messages() -> tuple[type[Message], ...]:
-    return hidden_psi.MESSAGES
+    return dh_ring.MESSAGES
 
 
 async def run(agreed, lists, folder, **options):
-    cluster = Cluster(agreed, hidden_psi.MESSAGES, **options)
+    cluster = Cluster(agreed, dh_ring.MESSAGES, **options)
     return cluster, await cluster.play(plays(agreed, lists, folder))

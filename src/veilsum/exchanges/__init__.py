@@ -1,0 +1,1 @@
+"""Sub-protocols that two or more scripts use, in the same form."""
