@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from veilsum.errors import ProtocolError
+from veilsum.errors import CheatingDetected, PeerAborted, ProtocolError
 from veilsum.jobs import Job
 from veilsum.net.config import KIB
 from veilsum.net.messages import Buffer, Message, message
@@ -118,6 +118,19 @@ PLAYS = {ANN: starter, BOB: runner, CLEO: finisher}
 def cluster(wrap, **more):
     config = msgspec.structs.replace(FAST, window=64 * KIB)
     return Cluster(job(), MESSAGES, wrap=wrap, config=config, **more), PLAYS
+
+
+def of_two(fault):
+    """Return a fault as it may show in a protocol of two whose content is checked on the way.
+
+    A spoilt number is noticed by what is computed from it, at whichever side that is; and where a frame is
+    refused there is no third party whose word arrives on another connection.
+    """
+    if fault.name != "corrupt":
+        return fault
+    noticed = frozenset({CheatingDetected, ProtocolError})
+    told = noticed | {PeerAborted}
+    return fault._replace(named=noticed, victim=told, others=told)
 
 
 async def in_batches(runs, size=9):

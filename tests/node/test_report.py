@@ -258,4 +258,17 @@ def test_any_text_in_any_field_stays_text(title, line, fields):
 
 
 def test_names_for_the_picture_are_those_that_the_report_looks_for():
-    assert {fact.name for fact in ALICE.facts} >= {report.OWN, report.OTHER + "insurer-b", report.SHARED}
+    assert {fact.name for fact in ALICE.facts} >= {report.OWN, report.OTHER + "insurer-b", report.SHARED[0]}
+
+
+def test_the_picture_says_who_alone_was_told():
+    facts = (Fact("ids of insurer-a", 6), Fact("ids of insurer-b", 5), Fact("matches", 4))
+    one = msgspec.structs.replace(ALICE, facts=facts)
+    other = msgspec.structs.replace(BOB, facts=facts[:2])
+    title = f"Whom both know, told to {one.party} alone"
+    drawn = charts.overlap(title, ("insurer-a", 6), ("insurer-b", 5), 4, unit="ids")
+    assert drawn in render([other, one], title="t")
+    both = (*facts[:2], Fact("ids in common", 4))
+    page = render([msgspec.structs.replace(view, facts=both) for view in (one, other)], title="t")
+    assert "told to" not in page
+    assert charts.overlap("Whom both know", ("insurer-a", 6), ("insurer-b", 5), 4, unit="ids") in page

@@ -70,6 +70,8 @@ TAG_LABEL: Final = b"veilsum/blind-rsa-tag/1"
 CACHE_LABEL: Final = b"veilsum/blind-rsa-cache/1"
 BLIND_LABEL: Final = b"veilsum/blind-rsa-blind/1"
 AES_BLOCK: Final = 16
+SQUARES: Final = 16
+"""Base blinds that come from one draw."""
 CACHED: Final = 4096
 """Blinds drawn at once, so that their candidates stay in the processor's cache."""
 
@@ -212,8 +214,9 @@ def blind(public: PublicKey, encoded: Rows, blinds: Rows, *, path: str | None = 
 def sign(key: PrivateKey, values: Rows, seed: bytes, *, path: str | None = None) -> Rows:
     """Sign values, a client's blinded ones or one's own encoded ones: v^d modulo n.
 
-    Every private operation is constant time and blinded by a factor of its own, and every result is checked
-    by the public operation: a single wrong result of a CRT computation would give the primes away (D. Boneh,
+    Every private operation is constant time and blinded by a factor of its own (of these one in 16 is drawn,
+    the others are its repeated squares, as is usual for base blinding), and every result is checked by the
+    public operation: a single wrong result of a CRT computation would give the primes away (D. Boneh,
     R. DeMillo and R. Lipton, EUROCRYPT 1997). Checks of values take varying time.
 
     Args:
@@ -234,19 +237,28 @@ def sign(key: PrivateKey, values: Rows, seed: bytes, *, path: str | None = None)
     public = key.public
     _check_shape(public, values)
     _check_values(public, values, path)
-    factors = draw_blinds(seed, 0, len(values), public)
-    masks = modexp.power(factors, public.exponent, public.modulus, path=path)
-    masked = modexp.private_power(
-        modexp.product(values, masks, public.modulus, path=path), key.crt, path=path
-    )
-    unmask = modexp.inverse(factors, public.modulus, path=path)
-    signed = modexp.product(masked, unmask, public.modulus, path=path)
+    masks, unmasks = _base_blinds(public, seed, len(values), path)
+    masked = modexp.product(values, masks, public.modulus, path=path)
+    signed = modexp.private_power(masked, key.crt, path=path)
+    signed = modexp.product(signed, unmasks, public.modulus, path=path)
     if _count_wrong(public, values, signed, path):
         raise VeilsumError(
             "a signature came out wrong and was not given out",
             remedy="check this machine's memory and processor, then resume; the key itself is not to blame",
         )
     return signed
+
+
+def _base_blinds(public: PublicKey, seed: bytes, count: int, path: str | None) -> tuple[Rows, Rows]:
+    """Return factors to the power e, and their inverses, (count, k) uint8 each."""
+    drawn = draw_blinds(seed, 0, -(-count // SQUARES), public)
+    mask = modexp.power(drawn, public.exponent, public.modulus, path=path)
+    unmask = modexp.inverse(drawn, public.modulus, path=path)
+    masks, unmasks = [mask], [unmask]
+    for _ in range(SQUARES - 1):
+        masks.append(modexp.product(masks[-1], masks[-1], public.modulus, path=path))
+        unmasks.append(modexp.product(unmasks[-1], unmasks[-1], public.modulus, path=path))
+    return np.concatenate(masks)[:count], np.concatenate(unmasks)[:count]
 
 
 def unblind(public: PublicKey, blinded: Blinded, signed: Rows, *, path: str | None = None) -> Rows:

@@ -18,7 +18,7 @@ from veilsum.node.summary import StepTime, Summary
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
-OWN, OTHER, SHARED = "own ids", "ids of ", "matches"
+OWN, OTHER, SHARED = "own ids", "ids of ", ("matches", "ids in common")
 """Names of the facts from which the picture of two overlapping sets is drawn (``ids of insurer-b``)."""
 
 BEYOND = (
@@ -186,7 +186,7 @@ def _facts(views: Sequence[Summary]) -> str:
             + (f"<table>{rows}</table>" if rows else '<p class="soft">Nothing.</p>')
             + "</section>"
         )
-    picture = next(filter(None, map(_overlap, views)), "")
+    picture = next(filter(None, (_overlap(view, views) for view in views)), "")
     figure = f"<figure>{picture}</figure>" if picture else ""
     return (
         f'<section><h2>What was learnt</h2><div class="{"learnt" if figure else ""}">{figure}'
@@ -200,15 +200,18 @@ def _value(value: float | str, unit: str) -> str:
     return escape(quantity(value, unit))
 
 
-def _overlap(view: Summary) -> str:
-    """Draw the two sets of an alignment, if this party learnt all three sizes."""
+def _overlap(view: Summary, views: Sequence[Summary]) -> str:
+    """Draw the two sets of an alignment, if this party learnt all three sizes; say so if it alone did."""
     sizes = {fact.name: fact.value for fact in view.facts if isinstance(fact.value, int)}
     sets = [(view.party, sizes[OWN])] if OWN in sizes else []
     sets += [(name.removeprefix(OTHER), size) for name, size in sizes.items() if name.startswith(OTHER)]
-    if len(sets) != 2 or not 0 <= sizes.get(SHARED, -1) <= min(size for _, size in sets):
+    shared = next((sizes[name] for name in SHARED if name in sizes), -1)
+    if len(sets) != 2 or not 0 <= shared <= min(size for _, size in sets):
         return ""
     one, two = sets
-    return charts.overlap("Whom both know", one, two, sizes[SHARED], unit="ids")
+    told = [other.party for other in views if any(fact.name in SHARED for fact in other.facts)]
+    alone = f", told to {told[0]} alone" if len(views) > len(told) == 1 else ""
+    return charts.overlap(f"Whom both know{alone}", one, two, shared, unit="ids")
 
 
 def _leaks(views: Sequence[Summary]) -> str:

@@ -1,0 +1,65 @@
+"""Every fault of the wire at every frame of blind RSA: healed, or the named error everywhere, soon."""
+
+import asyncio
+from functools import partial
+
+import msgspec
+import pytest
+
+from faults.relay_race import in_batches, of_two, sealed
+from protocols.pair import SMALL, job, placed, plays
+from protocols.ring import Listed
+from veilsum.crypto import blind_rsa
+from veilsum.net.config import KIB
+from veilsum.protocols import hidden_psi
+from veilsum.store.journal import MemoryJournal
+from veilsum.testing.cluster import FAST, Cluster
+from veilsum.testing.faults import FAULTS, check, count_frames, play_with_fault
+
+LISTS = {name: Listed([f"{start + i}" for i in range(8)]) for name, start in (("s", 0), ("c", 5))}
+EXPECTED = {"s": frozenset(range(8)), "c": frozenset(range(3))}
+# one size each and a key; two batches and an end per list
+FRAMES = {"s": 2 + 3 + 3, "c": 1 + 3 + 3}
+EVERY = [(party, nth) for party, last in FRAMES.items() for nth in range(1, last + 1)]
+KEY = blind_rsa.gen_key(SMALL).to_bytes()
+
+
+def whole(part):
+    """Play a part as a node does: what was said is countersigned before anybody believes the result."""
+
+    async def play(s):
+        _, lines = await part(s)
+        return await sealed(s, frozenset(placed(lines)))
+
+    return play
+
+
+def make_cluster(folder):
+    def make(wrap):
+        agreed = msgspec.structs.replace(job(batch=4), step_timeout=1.5)
+        config = msgspec.structs.replace(FAST, window=64 * KIB)
+        parts = {name: whole(part) for name, part in plays(agreed, LISTS, folder).items()}
+        journals = {"s": MemoryJournal()}
+        journals["s"].once("signing key", lambda: KEY)
+        return Cluster(agreed, hidden_psi.MESSAGES, wrap=wrap, config=config, journals=journals), parts
+
+    return make
+
+
+def test_the_number_of_frames(tmp_path):
+    async def play():
+        return {party: await count_frames(make_cluster(tmp_path), party) for party in FRAMES}
+
+    assert asyncio.run(play()) == FRAMES
+
+
+@pytest.mark.parametrize("fault", [of_two(fault) for fault in FAULTS], ids=repr)
+def test_every_frame(fault, tmp_path):
+    async def play():
+        make = make_cluster(tmp_path)
+        runs = [partial(play_with_fault, make, fault, party, nth) for party, nth in EVERY]
+        return await in_batches(runs, len(runs) if fault.timed else 3)
+
+    for outcome in asyncio.run(play()):
+        assert outcome.victim is not None
+        check(outcome, EXPECTED)
