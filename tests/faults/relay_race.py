@@ -17,11 +17,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from veilsum.errors import CheatingDetected, PeerAborted, ProtocolError
+from veilsum.errors import CheatingDetected, PeerAborted, PeerLost, ProtocolError
 from veilsum.jobs import Job
 from veilsum.net.config import KIB
 from veilsum.net.messages import Buffer, Message, message
 from veilsum.testing.cluster import FAST, Cluster
+from veilsum.testing.faults import FAULTS
 
 PARTIES = ("ann", "bob", "cleo")
 ANN, BOB, CLEO = PARTIES
@@ -123,14 +124,20 @@ def cluster(wrap, **more):
 def of_two(fault):
     """Return a fault as it may show in a protocol of two whose content is checked on the way.
 
-    A spoilt number is noticed by what is computed from it, at whichever side that is; and where a frame is
-    refused there is no third party whose word arrives on another connection.
+    A spoilt number is noticed by what is computed from it, at whichever side that is. And where a frame is
+    refused, its connection ends there and then: no third party tells its sender why, who misses the other.
     """
-    if fault.name != "corrupt":
+    if fault.heals:
         return fault
+    if fault.name != "corrupt":
+        return fault._replace(others=fault.others | {PeerLost})
     noticed = frozenset({CheatingDetected, ProtocolError})
     told = noticed | {PeerAborted}
     return fault._replace(named=noticed, victim=told, others=told)
+
+
+GROUPS = [[of_two(fault) for fault in FAULTS[start : start + 3]] for start in range(0, len(FAULTS), 3)]
+"""All faults, a few at a time: most of a run with a fault is waiting."""
 
 
 async def in_batches(runs, size=9):

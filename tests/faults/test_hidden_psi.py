@@ -6,7 +6,7 @@ from functools import partial
 import msgspec
 import pytest
 
-from faults.relay_race import in_batches, of_two, sealed
+from faults.relay_race import GROUPS, in_batches, sealed
 from protocols.pair import SMALL, job, placed, plays
 from protocols.ring import Listed
 from veilsum.crypto import blind_rsa
@@ -14,12 +14,12 @@ from veilsum.net.config import KIB
 from veilsum.protocols import hidden_psi
 from veilsum.store.journal import MemoryJournal
 from veilsum.testing.cluster import FAST, Cluster
-from veilsum.testing.faults import FAULTS, check, count_frames, play_with_fault
+from veilsum.testing.faults import check, count_frames, play_with_fault
 
 LISTS = {name: Listed([f"{start + i}" for i in range(8)]) for name, start in (("s", 0), ("c", 5))}
 EXPECTED = {"s": frozenset(range(8)), "c": frozenset(range(3))}
-# one size each and a key; two batches and an end per list
-FRAMES = {"s": 2 + 3 + 3, "c": 1 + 3 + 3}
+# one size each and a key; a batch and an end per list
+FRAMES = {"s": 2 + 2 + 2, "c": 1 + 2 + 2}
 EVERY = [(party, nth) for party, last in FRAMES.items() for nth in range(1, last + 1)]
 KEY = blind_rsa.gen_key(SMALL).to_bytes()
 
@@ -34,9 +34,9 @@ def whole(part):
     return play
 
 
-def make_cluster(folder):
+def make_cluster(folder, step_timeout=5.0):
     def make(wrap):
-        agreed = msgspec.structs.replace(job(batch=4), step_timeout=1.5)
+        agreed = msgspec.structs.replace(job(batch=8), step_timeout=step_timeout)
         config = msgspec.structs.replace(FAST, window=64 * KIB)
         parts = {name: whole(part) for name, part in plays(agreed, LISTS, folder).items()}
         journals = {"s": MemoryJournal()}
@@ -53,12 +53,13 @@ def test_the_number_of_frames(tmp_path):
     assert asyncio.run(play()) == FRAMES
 
 
-@pytest.mark.parametrize("fault", [of_two(fault) for fault in FAULTS], ids=repr)
-def test_every_frame(fault, tmp_path):
+@pytest.mark.parametrize("faults", GROUPS, ids=repr)
+def test_every_frame(faults, tmp_path):
     async def play():
-        make = make_cluster(tmp_path)
-        runs = [partial(play_with_fault, make, fault, party, nth) for party, nth in EVERY]
-        return await in_batches(runs, len(runs) if fault.timed else 3)
+        timed = any(fault.timed for fault in faults)
+        make = make_cluster(tmp_path, 1.5) if timed else make_cluster(tmp_path)
+        runs = [partial(play_with_fault, make, fault, *frame) for fault in faults for frame in EVERY]
+        return await in_batches(runs, len(runs) if timed else 5 if faults[0].heals else 33)
 
     for outcome in asyncio.run(play()):
         assert outcome.victim is not None

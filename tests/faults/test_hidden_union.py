@@ -6,18 +6,18 @@ from functools import partial
 import msgspec
 import pytest
 
-from faults.relay_race import in_batches, of_two, sealed
+from faults.relay_race import GROUPS, in_batches, sealed
 from protocols.ring import Listed
 from protocols.union import job, plays
 from veilsum.net.config import KIB
 from veilsum.protocols import hidden_union
 from veilsum.testing.cluster import FAST, Cluster
-from veilsum.testing.faults import FAULTS, check, count_frames, play_with_fault
+from veilsum.testing.faults import check, count_frames, play_with_fault
 
 LISTS = {name: Listed([f"{start + i}" for i in range(6)]) for name, start in (("a", 0), ("b", 5))}
 EXPECTED = {"a": ({0, 1, 2, 3, 4, 5}, 11), "b": ({0, 1, 2, 3, 4, 5}, 11)}
-# a size, two batches and an end for each of four lists, a union
-FRAMES = {"a": 1 + 4 * 3 + 1, "b": 1 + 4 * 3 + 1}
+# a size, a batch and an end for each of four lists (two batches where the union is written down), a union
+FRAMES = {"a": 1 + 4 * 2 + 1, "b": 1 + 4 * 2 + 1}
 EVERY = [(party, nth) for party, last in FRAMES.items() for nth in range(1, last + 1)]
 
 
@@ -31,9 +31,9 @@ def whole(part):
     return play
 
 
-def make_cluster(folder):
+def make_cluster(folder, step_timeout=5.0):
     def make(wrap):
-        agreed = msgspec.structs.replace(job(batch=4), step_timeout=1.5)
+        agreed = msgspec.structs.replace(job(batch=6), step_timeout=step_timeout)
         config = msgspec.structs.replace(FAST, window=64 * KIB)
         parts = {name: whole(part) for name, part in plays(agreed, LISTS, folder).items()}
         return Cluster(agreed, hidden_union.MESSAGES, wrap=wrap, config=config), parts
@@ -48,12 +48,13 @@ def test_the_number_of_frames(tmp_path):
     assert asyncio.run(play()) == FRAMES
 
 
-@pytest.mark.parametrize("fault", [of_two(fault) for fault in FAULTS], ids=repr)
-def test_every_frame(fault, tmp_path):
+@pytest.mark.parametrize("faults", GROUPS, ids=repr)
+def test_every_frame(faults, tmp_path):
     async def play():
-        make = make_cluster(tmp_path)
-        runs = [partial(play_with_fault, make, fault, party, nth) for party, nth in EVERY]
-        return await in_batches(runs, len(runs) if fault.timed else 3)
+        timed = any(fault.timed for fault in faults)
+        make = make_cluster(tmp_path, 1.5) if timed else make_cluster(tmp_path)
+        runs = [partial(play_with_fault, make, fault, *frame) for fault in faults for frame in EVERY]
+        return await in_batches(runs, len(runs) if timed else 5 if faults[0].heals else 33)
 
     for outcome in asyncio.run(play()):
         assert outcome.victim is not None

@@ -212,6 +212,8 @@ class Peer:
         number, size = self._numbers[cls], sum(map(len, parts))
         if number >= FIRST_TYPE:
             while self._allowance[number] < size + FRAME_COST:
+                if self._failure is None and self.said_bye.is_set():
+                    raise ProtocolError(f"{self.name} ended while there was more for it", party=self.me)
                 await self._wait(_CREDIT)
         link = self._put(number, parts, size, flags)
         if link is not None and link.backlogged:
@@ -243,6 +245,8 @@ class Peer:
         """Sleep until something has happened to a message type (or to credit, or to what was seen)."""
         if self._failure is not None:
             raise self._failure
+        if self.said_bye.is_set() and what != _SEEN:
+            return  # nothing will happen any more; its last word may have come just before this call
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._waiters[what].append(future)

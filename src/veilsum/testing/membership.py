@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from veilsum.crypto import blind_rsa
 from veilsum.crypto.blind_rsa import PublicKey
+from veilsum.crypto.private_id import NAME_BYTES
 from veilsum.data.alignment import NO_ROW
 from veilsum.net.messages import Message
 from veilsum.net.ports import Journal
@@ -153,7 +154,7 @@ def member_view(journal: Journal, heard: Sequence[Heard], rows: int, batch: int)
     for name in ("masked", "their matched", "named", "shuffled", "exclusive"):
         lists[name] = _stage(journal, name, hidden_union.POINT)
     for name in ("own names", "their names"):
-        lists[name] = _stage(journal, name, hidden_union.NAME_BYTES)
+        lists[name] = _stage(journal, name, NAME_BYTES)
     lines = _stage(journal, "lines", hidden_union.LINE.itemsize).view(hidden_union.LINE)[:, 0]
     held = lines["row"] != NO_ROW
     lists["lines"], lists["held"] = lines["id"], held.astype(np.uint8)[:, None]
@@ -179,7 +180,7 @@ def _inverse(order: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
 
 
 def features(view: View) -> Numbers:
-    """Return numbers for each row, (rows, features) float32: of items, neighbours, ranks, places, differences.
+    """Return numbers for each row, (rows, features) float32: of items, neighbours, ranks, differences.
 
     For every link and list: the item's bytes, its rank in the list, its neighbours' bytes, and whether and
     where it comes in other lists; for every link: the place itself, its batch and its arrival; for every
@@ -204,10 +205,9 @@ def features(view: View) -> Numbers:
 
 
 def _of_places(view: View, place: NDArray[np.int64]) -> list[NDArray[Any]]:
-    found = [place, place % view.batch, place // view.batch, place % 2, place % 3, place % 16]
-    for times in view.arrivals.values():
-        found.append(times[np.minimum(place // view.batch, len(times) - 1)])
-    return found
+    batches = place // view.batch
+    came = [times[np.minimum(batches, len(times) - 1)] for times in view.arrivals.values()]
+    return [place, place % view.batch, batches, place % 2, place % 3, place % 16, *came]
 
 
 def _of_items(
@@ -339,7 +339,8 @@ def _logistic(seen: Numbers, matched: NDArray[np.bool_], columns: NDArray[np.int
     spread = seen[:, columns].std(axis=0, dtype=np.float64) + TINY
 
     def standardised(rows: Numbers) -> Numbers:
-        return np.clip((rows[:, columns] - mean) / spread, -8, 8).astype(np.float32)
+        found: Numbers = np.clip((rows[:, columns] - mean) / spread, -8, 8).astype(np.float32)
+        return found
 
     known, weights = standardised(seen), np.zeros(len(columns))
     for _ in range(3):
@@ -362,10 +363,11 @@ class _Tables:
     def gains(self, weights: NDArray[np.float64], columns: Sequence[int]) -> NDArray[np.float64]:
         """Return how far the best table of each feature is better than a coin under signed weights."""
         tables = [np.bincount(self._buckets[column], weights, BUCKETS) for column in columns]
-        return np.abs(tables).sum(axis=1)
+        found: NDArray[np.float64] = np.abs(tables).sum(axis=1)
+        return found
 
     def boosted(self, signs: NDArray[np.float64], columns: Sequence[int], rounds: int) -> Guesser:
-        """Add up tables of logarithmic odds, each of the feature that is best where those before were wrong."""
+        """Add up tables of logarithmic odds, each of the feature best where those before were wrong."""
         chosen: list[tuple[int, NDArray[np.float64]]] = []
         margins = np.zeros(len(signs))
         for _ in range(rounds):
@@ -379,7 +381,15 @@ class _Tables:
             table = 0.5 * np.log(for_it / against)
             margins = margins + table[buckets]
             chosen.append((column, table))
-        return lambda rows: sum(table[self._bucket(rows, column)] for column, table in chosen) > 0
+        return lambda rows: self._added_up(rows, chosen) > 0
+
+    def _added_up(
+        self, rows: Numbers, chosen: Sequence[tuple[int, NDArray[np.float64]]]
+    ) -> NDArray[np.float64]:
+        margins = np.zeros(len(rows))
+        for column, table in chosen:
+            margins += table[self._bucket(rows, column)]
+        return margins
 
     def _bucket(self, seen: Numbers, column: int) -> NDArray[np.int64]:
         found: NDArray[np.int64] = np.searchsorted(self._edges[:, column], seen[:, column], side="right")
