@@ -143,35 +143,21 @@ def test_every_part_measures_the_size_that_was_asked_for(psi, tmp_path, monkeypa
     assert sizes == [psi.MEMORY_AT, psi.RSA_MEMORY_AT, (20_000,), (4_000,), (77,), (77,)]
 
 
-class Membership:
-    """What `veilsum.testing.membership` offers the benchmark."""
-
-    class Outcome:
-        rows, advantage, upper = 40_000, 0.001, 0.0099
-
-    def __init__(self):
-        self.played = []
-
-    def play(self, mode, *, rows, seed):
-        self.played.append((mode, rows, seed))
-        return self.Outcome()
-
-
 def test_the_bound_of_the_game_holds_for_its_whole_size(psi, monkeypatch):
-    fake = Membership()
-    monkeypatch.setattr(psi.game.importlib, "import_module", lambda name: fake)
+    from protocols import test_membership_game as game
+    from veilsum.testing.membership import Score
+
+    played = []
+    for name in ("signers_game", "members_game"):
+        monkeypatch.setattr(game, name, lambda *given, name=name: (played.append((name, *given[1:])), None))
+    score = Score("a coin", 200_000, 0.5, 0.001, 0.0099)
+    monkeypatch.setattr(psi.game.membership, "play", lambda *_, **__: score)
     whole, quick = psi.game.rows(quick=False), psi.game.rows(quick=True)
-    assert [(row.ours, row.met) for row in whole] == [(0.0099, True)] * len(psi.game.GAMES)
-    assert [row.met for row in quick] == [None] * len(psi.game.GAMES)
-    assert [(mode, rows) for mode, rows, _ in fake.played] == [
-        (mode, rows) for rows in (40_000, 4_000) for mode in psi.game.GAMES
+    assert [(row.ours, row.met, row.unit) for row in whole] == [(0.0099, True, "advantage")] * 2
+    assert [row.met for row in quick] == [None] * 2
+    assert played == [
+        ("signers_game", 16, 20_000),
+        ("members_game", 8, 20_000, "ab"),
+        ("signers_game", 1, 20_000),
+        ("members_game", 1, 20_000, "ab"),
     ]
-
-
-def test_a_game_that_cannot_be_played_claims_nothing(psi, monkeypatch):
-    def missing(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(psi.game.importlib, "import_module", missing)
-    (row,) = psi.game.rows(quick=False)
-    assert (row.ours, row.met) == (None, None)

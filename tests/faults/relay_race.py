@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from veilsum.errors import CheatingDetected, PeerAborted, PeerLost, ProtocolError
+from veilsum.errors import CheatingDetected, PeerAborted, ProtocolError
 from veilsum.jobs import Job
 from veilsum.net.config import KIB
 from veilsum.net.messages import Buffer, Message, message
@@ -124,13 +124,10 @@ def cluster(wrap, **more):
 def of_two(fault):
     """Return a fault as it may show in a protocol of two whose content is checked on the way.
 
-    A spoilt number is noticed by what is computed from it, at whichever side that is. And where a frame is
-    refused, its connection ends there and then: no third party tells its sender why, who misses the other.
+    A spoilt number is noticed by what is computed from it, at whichever side that is.
     """
-    if fault.heals:
-        return fault
     if fault.name != "corrupt":
-        return fault._replace(others=fault.others | {PeerLost})
+        return fault
     noticed = frozenset({CheatingDetected, ProtocolError})
     told = noticed | {PeerAborted}
     return fault._replace(named=noticed, victim=told, others=told)

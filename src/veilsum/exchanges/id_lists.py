@@ -180,7 +180,7 @@ async def send(
 async def receive(
     s: Session, sender: Peer, cls: type[M], stage: Stage, size: int, batch: int
 ) -> AsyncIterator[M]:
-    """Yield a list's batches from where ``stage`` stands; each must be committed there before the next.
+    """Yield a list's batches from where ``stage`` stands; they are to be committed there in this order.
 
     Args:
         s: the session.
@@ -195,22 +195,20 @@ async def receive(
     """
     if stage.complete:
         return
-    rows = cls.wire.buffers[0][0]
+    rows, due = cls.wire.buffers[0][0], stage.done
     async for part in sender.stream(cls):
-        _check_next(s, sender.name, part, len(getattr(part, rows)), stage, size, batch)
+        _check_next(s, sender.name, part, len(getattr(part, rows)), due, stage.count, size, batch)
+        due += 1
         yield part
-    if not stage.complete:
-        raise ProtocolError(
-            f"{sender.name} ended a list after {stage.done} of {stage.count} batches", party=s.me
-        )
+    if due < stage.count:
+        raise ProtocolError(f"{sender.name} ended a list after {due} of {stage.count} batches", party=s.me)
 
 
 def _check_next(
-    s: Session, sender: PartyId, part: Any, count: int, stage: Stage, size: int, batch: int
+    s: Session, sender: PartyId, part: Any, count: int, due: int, batches: int, size: int, batch: int
 ) -> None:
-    due = min(batch, size - part.index * batch)
-    if part.index != stage.done or part.index >= stage.count or count != due:
+    length = min(batch, size - part.index * batch)
+    if part.index != due or part.index >= batches or count != length:
         raise ProtocolError(
-            f"{sender} sent batch {part.index} of {count} where batch {stage.done} of {due} was due",
-            party=s.me,
+            f"{sender} sent batch {part.index} of {count} where batch {due} of {length} was due", party=s.me
         )

@@ -477,8 +477,8 @@ class Peer:
 
     def _on_break(self, link: Link, error: BaseException) -> None:
         if isinstance(error, VeilsumError) and not isinstance(error, PeerLost):
-            self.fail(error)
-        if link is self._link and not self._ending:
+            self.fail(error)  # the link stays until the session has told the peer why
+        elif link is self._link and not self._ending:
             self._broken.set()
 
     async def _heartbeat(self) -> None:

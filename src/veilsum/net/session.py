@@ -384,14 +384,15 @@ class Session:
         return await asyncio.to_thread(work, *args, **kwargs)
 
     async def on_all_cores(self, work: Callable[[slice], T], count: int, *, least: int) -> list[T]:
-        """Run blocking work on slices of ``count`` rows, a thread for every core; return what each gave.
+        """Run blocking work on slices of ``count`` rows in threads on all cores; return what each gave.
 
         Args:
             work: takes the slice; it lets go of the GIL where it is heavy.
             count: of rows.
-            least: rows for which a core is worth a thread.
+            least: rows that are worth a thread.
         """
-        parts = max(1, min(self.cores, count // least))
+        # more threads than cores: none waits idle for the last one where others use the cores, too
+        parts = max(1, min(2 * self.cores, count // least))
         bounds = [count * part // parts for part in range(parts + 1)]
         slices = itertools.starmap(slice, itertools.pairwise(bounds))
         return list(await asyncio.gather(*(self.compute(work, rows) for rows in slices)))

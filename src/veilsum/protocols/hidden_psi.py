@@ -368,10 +368,16 @@ async def sign_blinded(s: Session, state: "_Stages", key: PrivateKey, scratch: S
     try:
         for index in range(stage.done):
             seen.append(_repeated_keys(matrix(await stage.read(index), key.public.width)))
-        async for batch in receive(s, client, BlindedIds, stage, state.sizes[client.name], state.batch):  # 2
-            signed = await sign(s, state, key, batch.values, f"blinded {batch.index}")
-            seen.append(_repeated_keys(signed))
-            await stage.commit(batch.index, signed.tobytes())
+        async with asyncio.TaskGroup() as writing:
+            written: asyncio.Task[None] | None = None
+            async for batch in receive(
+                s, client, BlindedIds, stage, state.sizes[client.name], state.batch
+            ):  # 2
+                signed = await sign(s, state, key, batch.values, f"blinded {batch.index}")
+                seen.append(_repeated_keys(signed))
+                if written is not None:
+                    await written  # one batch is written while the next one is signed
+                written = writing.create_task(stage.commit(batch.index, signed.tobytes()))
         # signing is a permutation: equal signatures are those of equal values
         if await s.compute(repeats, seen):
             raise CheatingDetected(
