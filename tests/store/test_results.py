@@ -73,6 +73,17 @@ def test_files_are_private_and_whole(source, tmp_path):
     assert found == [(0, 0), (1, 1), (2, 2)]
 
 
+def test_batches_without_lines(source, tmp_path):
+    none = np.zeros(0, np.int64)
+    some = np.array([3, 1])
+    parts = [Places(none, none), Places(none, none), Places(some, np.array([0, 1])), Places(none, none)]
+    written = write_alignment(source, parts, tmp_path / "result")
+    with duckdb.connect() as connection:
+        assert connection.execute(f"FROM '{written.alignment}'").fetchall() == [(3, 0), (1, 1)]
+    written = write_alignment(source, parts[:2], tmp_path / "result")
+    assert written.rows_csv.read_text().splitlines() == [",".join(source.columns)]
+
+
 def test_nothing_matched(source, tmp_path):
     written = write_alignment(source, [], tmp_path / "result")
     assert written.rows_csv.read_text().splitlines() == [",".join(source.columns)]

@@ -81,18 +81,19 @@ def write_alignment(
 
 def _load(cursor: Any, places: Iterable[Places], what: str) -> tuple[int, int]:
     """Put all lines into a table of the source's database, which spills; count them, and the own rows."""
-    count = own = 0
+    count, own, made = 0, 0, False
     with database_errors(what):
         cursor.execute(f"DROP TABLE IF EXISTS {PLACES}")
         for batch in places:
             values, arrays = _columns(batch)
             cursor.register("batch", arrays)
-            verb = f"INSERT INTO {PLACES}" if count else f"CREATE TABLE {PLACES} AS"
+            verb = f"INSERT INTO {PLACES}" if made else f"CREATE TABLE {PLACES} AS"
+            made = True
             cursor.execute(f"{verb} SELECT {values} FROM batch")
             cursor.unregister("batch")
             count += len(batch.rows)
             own += int(np.count_nonzero(batch.rows != NO_ROW))
-        if not count:
+        if not made:
             cursor.execute(f"CREATE TABLE IF NOT EXISTS {PLACES} ({quoted(ROW)} BIGINT, {POSITION} BIGINT)")
     return count, own
 
