@@ -364,15 +364,19 @@ def test_a_key_shows_sizes_only_and_is_not_copied(shape):
         pickle.dumps(key)
 
 
-def test_the_sizes_of_the_ifma_kernels():
-    if "ifma" not in PATHS:
-        pytest.skip("this machine has no ifma path")
+@each_path
+def test_the_sizes_of_the_kernels(path):
+    """The wide kernels are for some sizes, the portable ones for all that are offered."""
     sizes = [
         (primes, words)
         for primes in range(5)
         for words in range(70)
-        if _native.modexp_shift("ifma", primes, words)
+        if _native.modexp_shift(path, primes, words)
     ]
+    if path == "portable":
+        assert {(1, words) for words in range(8, 65)} <= set(sizes)
+        assert {(2, 16), (2, 24), (2, 32), (3, 16)} <= set(sizes)
+        return
     assert sizes == [(1, 32), (1, 48), (2, 16), (2, 24), (3, 16)]
 
 
