@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from rows import Row, against, emit, limited, say
-from veilsum.arith import cpu, modexp, sha512, x25519
+from veilsum.arith import cpu, modexp, ring, ring_twin, sha512, x25519
 
 SCALAR = bytes(range(32))
 DST = b"veilsum/bench/kernels"
@@ -27,6 +27,8 @@ ROOTS_GOAL = {2048: 8_000.0, 3072: 2_600.0}  # op/s of a core, on the ifma path,
 THREE_PRIMES_GOAL = 5_500.0
 POWER_GOAL = 250_000.0
 PRODUCT_GOAL = 1_000_000.0
+MATMUL_GOALS = {"amx": 20e9, "avx512": 8e9}  # products of words a second, of a core
+PLANES_GOAL = 0.5e9  # words a second, all 64 planes, on the avx512 path
 
 
 def rates(repetitions: int, *contenders: tuple[Callable[[], object], int]) -> list[float]:
@@ -161,6 +163,43 @@ def powers(repetitions: int, count: int) -> list[Row]:
     return found
 
 
+def matrices(repetitions: int, count: int) -> list[Row]:
+    del count  # the size decides what is measured: 512 by 512 by 512
+    size, few = 512, 64
+    a, b = np.random.default_rng(4).integers(0, 2**64 - 1, (2, size, size), np.uint64, endpoint=True)
+    out = np.empty_like(a)
+    found = []
+    for path in cpu.usable("ring"):
+        ours, peer = rates(
+            repetitions,
+            (partial(ring.matmul, a, b, out=out, path=path), size**3),
+            (lambda: a[:few] @ b, few * size**2),
+        )
+        label = f"ring matmul {size}, {path}"
+        found.append(against(label, "op/s", ours, peer, "numpy uint64", note="products of words"))
+        if path in MATMUL_GOALS:
+            found.append(limited(f"{label}, a core", "op/s", ours, MATMUL_GOALS[path]))
+    return found
+
+
+def bit_planes(repetitions: int, count: int) -> list[Row]:
+    x = np.random.default_rng(5).integers(0, 2**64 - 1, 64 * count, np.uint64, endpoint=True)
+    out = np.empty((64, count), np.uint64)
+    found = []
+    for path in cpu.usable("ring"):
+        if path == "amx":
+            continue  # the same kernels as avx512
+        ours, peer = rates(
+            repetitions,
+            (partial(ring.planes, x, out=out, path=path), len(x)),
+            (lambda: ring_twin.planes(x[:count]), count),
+        )
+        found.append(against(f"64 bit planes, {path}", "op/s", ours, peer, "the numpy twin"))
+        if path == "avx512":
+            found.append(limited(f"64 bit planes, {path}, a core", "op/s", ours, PLANES_GOAL))
+    return found
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(
@@ -169,7 +208,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a few seconds")
     repetitions, count = (5, 4096) if parser.parse_args().quick else (20, 16384)
     rows: list[Row] = []
-    for measure in (multiply, encode, digest, roots, powers):
+    for measure in (multiply, encode, digest, roots, powers, matrices, bit_planes):
         say(f"{measure.__name__} …")
         rows += measure(repetitions, count)
     emit("kernels", rows)

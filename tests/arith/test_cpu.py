@@ -7,8 +7,11 @@ import pytest
 from veilsum.arith import _native, cpu, sha512, x25519
 from veilsum.errors import ConfigError
 
-NEWER = re.compile(r"v(?!er[rw])\w+|mulx|rorx|sarx|shlx|shrx|pdep|pext|bzhi|ad[co]x")  # VEX, EVEX, BMI2, ADX
-OWN = re.compile(r"veilsum::\w+::(avx2|avx512|ifma)::")
+NEWER = re.compile(
+    r"v(?!er[rw])\w+|mulx|rorx|sarx|shlx|shrx|pdep|pext|bzhi|ad[co]x|t(?:ile|dp)\w+|\w+tilecfg"
+)
+"""VEX, EVEX, BMI2, ADX, AMX."""
+OWN = re.compile(r"veilsum::\w+::(avx2|avx512|ifma|amx)::")
 
 
 def test_paths_end_with_portable_and_each_needs_the_ones_after_it():
@@ -19,7 +22,7 @@ def test_paths_end_with_portable_and_each_needs_the_ones_after_it():
 
 def test_every_family_has_a_portable_path_and_lists_the_best_first():
     order = _native.cpu_paths(here=False)
-    assert set(cpu.families()) >= {"sha512", "x25519"}
+    assert set(cpu.families()) >= {"ring", "sha512", "x25519"}
     for built in cpu.families().values():
         assert built[-1] == "portable"
         assert sorted(built, key=order.index) == list(built)
@@ -46,6 +49,8 @@ def test_the_features_explain_the_paths():
     wide = {"avx512f", "avx512dq", "avx512bw", "avx512vl"}
     assert ("avx512" in cpu.paths()) == ({"avx2", "bmi2"} | wide <= features)
     assert ("ifma" in cpu.paths()) == ("avx512" in cpu.paths() and "avx512ifma" in features)
+    # the operating system may still say no to tiles
+    assert "amx" not in cpu.paths() or ("ifma" in cpu.paths() and {"amx-tile", "amx-int8"} <= features)
 
 
 def test_describe_names_the_path_of_every_family():
@@ -68,7 +73,7 @@ def test_a_path_the_family_does_not_have_is_refused(path):
 def test_newer_instructions_stand_only_in_the_kernels_of_their_own_namespace():
     # A weak symbol would break this, too: had an instruction-set file emitted its copy of a std:: template,
     # the linker could take that copy for everybody, and an older processor would meet its instructions.
-    if not any({"avx2", "avx512", "ifma"} & set(built) for built in cpu.families().values()):
+    if not any({"avx2", "avx512", "ifma", "amx"} & set(built) for built in cpu.families().values()):
         pytest.skip("this build has portable kernels only")
     command = ["objdump", "--disassemble", "--demangle", "--no-show-raw-insn", _native.__file__]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -81,3 +86,5 @@ def test_newer_instructions_stand_only_in_the_kernels_of_their_own_namespace():
     assert not foreign
     assert any("x25519::ifma" in name for name in own)
     assert any("sha512::avx512" in name for name in own)
+    for path in ("avx2", "avx512", "amx"):
+        assert any(f"ring::{path}" in name for name in own)

@@ -1,16 +1,14 @@
 // The one extension module: checks what Python hands over, lets go of the GIL, calls a kernel.
-#include <nanobind/nanobind.h>
+#include "bind.h"
+
 #include <nanobind/ndarray.h>
 
-#include <cstring>
-
-#include "cpu.h"
 #include "modexp.h"
 #include "sha512.h"
 #include "x25519.h"
 
 namespace nb = nanobind;
-using veilsum::cpu::Path;
+using namespace veilsum::bind;
 
 namespace {
 
@@ -18,23 +16,6 @@ using Bytes1 = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device:
 using Offsets = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <int width> using Rows = nb::ndarray<const uint8_t, nb::shape<-1, width>, nb::c_contig, nb::device::cpu>;
 template <int width> using Out = nb::ndarray<uint8_t, nb::shape<-1, width>, nb::c_contig, nb::device::cpu>;
-
-[[noreturn]] void refuse(const char *why) { throw nb::value_error(why); }
-
-// A path that this family does not have, or this machine cannot run, never reaches a kernel.
-template <typename Kernels> struct Choice {
-    Path path;
-    const Kernels *kernels;
-};
-
-template <typename Kernels, size_t n> const Kernels &choose(const char *path, const Choice<Kernels> (&choices)[n]) {
-    for (const auto &choice : choices) {
-        if (std::strcmp(path, veilsum::cpu::name(choice.path)) != 0) continue;
-        if (!veilsum::cpu::supports(choice.path)) refuse("this machine cannot run that path");
-        return *choice.kernels;
-    }
-    refuse("no such path in this family of kernels");
-}
 
 constexpr Choice<veilsum::modexp::Kernels> modexp_choices[] = {
 #ifdef VEILSUM_X86
@@ -180,16 +161,11 @@ nb::dict cpu_features() {
     return found;
 }
 
-template <typename Kernels, size_t n> nb::list names(const Choice<Kernels> (&choices)[n]) {
-    nb::list list;
-    for (const auto &choice : choices) list.append(veilsum::cpu::name(choice.path));
-    return list;
-}
-
 // Family -> the paths that were built, best first.
 nb::dict families() {
     nb::dict all;
     all["modexp"] = names(modexp_choices);
+    all["ring"] = ring_paths();
     all["sha512"] = names(sha512_choices);
     all["x25519"] = names(x25519_choices);
     return all;
@@ -221,4 +197,5 @@ NB_MODULE(_native, m) {
           nb::arg("out").noconvert());
     m.def("x25519_map", &x25519_map, nb::arg("path"), nb::arg("uniform").noconvert(),
           nb::arg("out").noconvert());
+    add_ring(m);
 }
