@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import importlib.util
 import os
 import shutil
 import threading
@@ -17,9 +18,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def present(tool):
-    """Whether a tool is on the machine: a program, or ``cpu:FLAG``."""
+    """Whether a tool is on the machine: a program, ``cpu:FLAG`` or ``python:MODULE``."""
     if tool.startswith("cpu:"):
         return tool.removeprefix("cpu:") in Path("/proc/cpuinfo").read_text(errors="replace").split()
+    if tool.startswith("python:"):
+        return importlib.util.find_spec(tool.removeprefix("python:")) is not None
     return shutil.which(tool) is not None
 
 

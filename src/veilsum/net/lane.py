@@ -5,14 +5,14 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import TypeVar
 
 from veilsum.errors import PeerLost, ProtocolError, StepTimeout
-from veilsum.net.config import KIB
+from veilsum.net.config import KIB, MIB
 from veilsum.net.messages import Data
 from veilsum.net.ports import SocketPair
 from veilsum.parties import PartyId
@@ -20,12 +20,17 @@ from veilsum.parties import PartyId
 T = TypeVar("T")
 _ROUND = struct.Struct("<QQ")
 _TIME = struct.Struct("@ll")
-_DIRECT = 32 * KIB  # surely fits the sockets' buffers, so that sending before receiving cannot block both
+_BUFFER = 2 * MIB  # asked of the kernel for what is under way; it may grant less
+_LEAST_DIRECT = 32 * KIB  # fits any socket's buffer
+_FIRST = 16 * KIB - _ROUND.size
 _EXPIRED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Lane:
-    """Rounds with one peer: both send, both receive, both know all sizes beforehand.
+    """Rounds with one peer: both sides know all sizes beforehand.
+
+    `exchange` is a round in which both send and both receive. An engine whose parties talk in a ring sends
+    to one peer while it receives from another: `send` and `receive` are the halves of a round.
 
     Args:
         step_timeout: seconds that a live peer may keep a round waiting.
@@ -42,7 +47,13 @@ class Lane:
             limit = _TIME.pack(int(step_timeout), int(step_timeout % 1 * 1e6))
             self._out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             self._in.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        self._round = 0
+        self._out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        # what surely fits is sent without a thread; eight, because a peer in a ring may lag by three messages
+        # and the kernel counts its own overhead
+        granted = self._out.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        self._direct = max(_LEAST_DIRECT, granted // 8)
+        self._sends = self._receipts = 0
+        self._under_way = 0
         self._closed = False
         self._head = memoryview(bytearray(_ROUND.size))
         self._work: SimpleQueue[Sequence[Data] | None] | None = None
@@ -59,18 +70,64 @@ class Lane:
             PeerLost: the connection ended.
             StepTimeout: the peer lives but keeps this round waiting too long.
         """
-        out, into = memoryview(out).cast("B"), memoryview(into).cast("B")
-        head = _ROUND.pack(self._round, len(out))
-        try:
-            if len(out) <= _DIRECT:
-                self._out.sendall(head + bytes(out))
-                self._receive(into)
+        self.send(out)
+        self.receive(into)
+        self.settle()
+
+    def send(self, out: Data) -> None:
+        """Send ``out``, which must not change until `settle`; returns before the peer has it.
+
+        Raises:
+            PeerLost, StepTimeout: as for `exchange`.
+        """
+        out = memoryview(out).cast("B")
+        head = _ROUND.pack(self._sends, len(out))
+        with self._named():
+            # the number and the first bytes share a TLS record
+            parts: list[Data] = [head + bytes(out[:_FIRST]), out[_FIRST:]]
+            if len(out) > self._direct or self._still_sending():
+                self._send_beside(parts)
             else:
-                self._send_beside([head, out])
-                self._receive(into)
-                self._sent.acquire()
-                if self._error is not None:
-                    raise self._error
+                for part in parts[: 1 + (len(out) > _FIRST)]:
+                    self._out.sendall(part)
+        self._sends += 1
+        self.sent += len(out)
+
+    def receive(self, into: memoryview | bytearray) -> None:
+        """Fill ``into`` with what the peer sends next.
+
+        Raises:
+            ProtocolError, PeerLost, StepTimeout: as for `exchange`.
+        """
+        into = memoryview(into).cast("B")
+        with self._named():
+            self._receive(into)
+        self._receipts += 1
+        self.received += len(into)
+
+    def settle(self) -> None:
+        """Wait until everything that was sent has left.
+
+        Raises:
+            PeerLost, StepTimeout: as for `exchange`.
+        """
+        while self._under_way:
+            self._sent.acquire()
+            self._under_way -= 1
+        if self._error is not None:
+            with self._named():
+                raise self._error
+
+    def _still_sending(self) -> bool:
+        while self._under_way and self._sent.acquire(blocking=False):
+            self._under_way -= 1
+        return self._under_way > 0
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Give the errors of sockets the house's names."""
+        try:
+            yield
         except _EXPIRED as error:
             raise StepTimeout(
                 f"{self.peer} is alive but kept a round waiting for {self._patience:.0f} s",
@@ -79,9 +136,6 @@ class Lane:
             ) from error
         except OSError as error:
             raise PeerLost(f"the lane to {self.peer} broke", party=self.me) from error
-        self._round += 1
-        self.sent += len(out)
-        self.received += len(into)
 
     def shut(self) -> None:
         """End the connection from any thread; a round under way raises in its own."""
@@ -104,9 +158,9 @@ class Lane:
     def _receive(self, into: memoryview) -> None:
         self._fill(self._head)
         number, size = _ROUND.unpack(self._head)
-        if (number, size) != (self._round, len(into)):
+        if (number, size) != (self._receipts, len(into)):
             raise ProtocolError(
-                f"{self.peer} sends {size} bytes in round {number}; due are {len(into)} in {self._round}",
+                f"{self.peer} sends {size} bytes in round {number}; due are {len(into)} in {self._receipts}",
                 party=self.me,
             )
         self._fill(into)
@@ -124,6 +178,7 @@ class Lane:
             self._work = SimpleQueue()
             self._helper = threading.Thread(target=self._sender, name=f"lane to {self.peer}", daemon=True)
             self._helper.start()
+        self._under_way += 1
         self._work.put(parts)
 
     def _sender(self) -> None:

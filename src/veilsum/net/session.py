@@ -379,6 +379,10 @@ class Session:
         """Return how many indices of a stage a peer had committed when this session began."""
         return self._done_by[peer].get(stage, 0)
 
+    def stages_of(self, peer: PartyId) -> dict[str, int]:
+        """Return what a peer had committed of every stage when this session began."""
+        return dict(self._done_by[peer])
+
     async def compute(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run blocking work in a thread, so that the heart goes on beating."""
         return await asyncio.to_thread(work, *args, **kwargs)
@@ -397,12 +401,17 @@ class Session:
         slices = itertools.starmap(slice, itertools.pairwise(bounds))
         return list(await asyncio.gather(*(self.compute(work, rows) for rows in slices)))
 
-    async def in_lane(self, label: str, program: Callable[[dict[PartyId, Lane]], T]) -> T:
-        """Run a synchronous program in a thread with one `Lane` to every peer.
+    async def in_lane(
+        self,
+        label: str,
+        program: Callable[[dict[PartyId, Lane]], T],
+        of: Iterable[PartyId] | None = None,
+    ) -> T:
+        """Run a synchronous program in a thread with one `Lane` to every peer (or to those in ``of``).
 
         Cancelling closes the sockets, and the program raises `PeerAborted` at its next round.
         """
-        lanes = await self._open_lanes(label)
+        lanes = await self._open_lanes(label, [peer.name for peer in self._of(of)])
         try:
             return await run_lanes(lanes, program)
         except PeerLost as error:
@@ -414,8 +423,7 @@ class Session:
                 lane.close()
                 self._lanes.remove(lane)
 
-    async def _open_lanes(self, label: str) -> dict[PartyId, Lane]:
-        names = list(self.peers)
+    async def _open_lanes(self, label: str, names: list[PartyId]) -> dict[PartyId, Lane]:
         dialling = [asyncio.create_task(self._sockets(name, f"{self.run}/{label}")) for name in names]
         try:
             await self._all(_wait(task) for task in dialling)

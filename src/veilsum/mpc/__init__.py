@@ -1,0 +1,1 @@
+"""Engines on shares: synchronous, each party in a thread of its own, one round at a time."""

@@ -1,0 +1,56 @@
+"""The functions of numbers on shares, by one name: all are written on `Engine` and `Fixed` alone."""
+
+from veilsum.mpc.compare import (
+    Choice,
+    absolute,
+    argmax,
+    argmax_index,
+    at_least,
+    equal,
+    less,
+    max_along,
+    max_with_choice,
+    maximum,
+    minimum,
+    negative,
+    positive,
+    relu,
+    relu_with_sign,
+    route,
+)
+from veilsum.mpc.exponential import exp, gelu, log, log_softmax, sigmoid, silu, softmax, tanh
+from veilsum.mpc.quotients import divide, reciprocal, rsqrt, sqrt
+from veilsum.mpc.sorting import sort, top_k
+
+__all__ = [
+    "Choice",
+    "absolute",
+    "argmax",
+    "argmax_index",
+    "at_least",
+    "divide",
+    "equal",
+    "exp",
+    "gelu",
+    "less",
+    "log",
+    "log_softmax",
+    "max_along",
+    "max_with_choice",
+    "maximum",
+    "minimum",
+    "negative",
+    "positive",
+    "reciprocal",
+    "relu",
+    "relu_with_sign",
+    "route",
+    "rsqrt",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "sort",
+    "sqrt",
+    "tanh",
+    "top_k",
+]
