@@ -1,6 +1,7 @@
 """Secure learning played by all its parties: what comes out, who gets it, what is refused before sharing."""
 
 import asyncio
+import hashlib
 import re
 
 import msgspec
@@ -165,6 +166,33 @@ def test_a_query_of_a_private_model(graph):
     right = (logits.argmax(axis=1) == columns["label"]).mean()
     assert abs(results["b"].metrics[0, 1] - right) < 1e-3
     assert results["a"].predictions is None
+
+
+def test_a_query_of_a_public_model():
+    model, agreed = given()
+    flat = np.concatenate([model.weights[name].ravel() for name in model.graph.weights()])
+    digest = hashlib.sha256(encode(flat, 18).tobytes()).hexdigest()
+    brought = {"a": Own(model=model), "b": Own(columns=learners.rows(33, 5))}
+    secret = succeed(agreed, brought)
+    kind = agreed.params["model"] | {"public": digest}
+    public = succeed(msgspec.structs.replace(agreed, params=agreed.params | {"model": kind}), brought)
+    assert np.allclose(public["b"].predictions, secret["b"].predictions, atol=1e-3)
+    kind = agreed.params["model"] | {"public": "00" * 32}
+    results = play(msgspec.structs.replace(agreed, params=agreed.params | {"model": kind}), brought)
+    assert isinstance(results["a"], JobMismatch)
+
+
+def test_the_forecast_is_what_a_run_says():
+    agreed = learners.job()
+    forecast = secure_learning.forecast(agreed, learners.params_of(agreed), learners.ROWS)
+    results = succeed(agreed, learners.owned())
+    setup = results["a"].by_step["keys"]
+    for number, name in enumerate("abc"):
+        said = results[name].traffic - results[name].by_step["keys"]
+        assert said.sent == forecast.sent[number]
+        assert said.rounds == forecast.rounds
+    assert setup.rounds == 1
+    assert forecast.seconds > forecast.computing > 0
 
 
 def test_another_model_than_agreed():

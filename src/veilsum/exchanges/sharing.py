@@ -107,7 +107,7 @@ async def take(
     expected = [component for component in engine.held(number) if component < engine.components - 1]
     last = np.empty(size if holds_last else 0, np.uint64)
     keys: dict[int, bytes] = {}
-    for index, (start, end) in enumerate(_bounds(len(last))):
+    for index, (start, end) in enumerate(bounds(len(last))):
         got = await s[owner].recv(Dealt)  # 3
         if index == 0:
             keys = dict(zip(got.components, got.keys, strict=False))
@@ -147,7 +147,7 @@ async def release(s: Session, receivers: Sequence[PartyId], name: str, share: Ar
     for receiver in receivers:
         if receiver == s.me:
             continue
-        for index, (start, end) in enumerate(_bounds(flat.shape[1], width)):
+        for index, (start, end) in enumerate(bounds(flat.shape[1], width)):
             await s[receiver].send(Released(name, index, flat[:, start:end]))  # 6
 
 
@@ -181,7 +181,7 @@ async def collect(
             continue
         held, size = len(engine.held(number)), math.prod(shape)
         words = np.empty((held, size), np.uint64)
-        for index, (start, end) in enumerate(_bounds(size, PIECE // held)):
+        for index, (start, end) in enumerate(bounds(size, PIECE // held)):
             got = await s[peer].recv(Released)  # 6
             if (got.name, got.index, got.words.shape) != (name, index, (held, end - start)):
                 raise ProtocolError(f"{peer} releases something else than the job says", party=s.me)
@@ -194,10 +194,10 @@ async def collect(
 
 
 def _pieces(words: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    for start, end in _bounds(len(words)):
+    for start, end in bounds(len(words)):
         yield words[start:end]
 
 
-def _bounds(size: int, width: int = PIECE) -> list[tuple[int, int]]:
+def bounds(size: int, width: int = PIECE) -> list[tuple[int, int]]:
     """Return the bounds of pieces; of nothing there is one empty piece."""
     return [(start, min(start + width, size)) for start in range(0, max(size, 1), width)]

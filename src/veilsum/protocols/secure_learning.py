@@ -8,6 +8,7 @@ three or four, compute on shares that say nothing to any one of them; *receivers
 |---|---|---|
 | 1 | owner → everybody | `Rows(how many)` |
 | 2 | modeller → everybody | `Architecture(the model's graph, without weights)` |
+| 2 | modeller → computer | `Published(weights in clear, where the job says that they are public)` |
 | 3 | owner, modeller → computer | `Dealt(shares of its numbers)` |
 | 4 | computer → computer | `Heard(hashes of the components it holds)` |
 | 5 | computer ↔ computer | rounds of the engine on a lane: keys, then epochs or batches |
@@ -31,6 +32,7 @@ Source: the engines' papers (`veilsum.mpc.rss3`, `veilsum.mpc.rss4`).
 """
 
 import asyncio
+import hashlib
 import math
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal, NamedTuple
@@ -50,7 +52,7 @@ from veilsum.learn import layers as graphs
 from veilsum.learn.graph import Graph
 from veilsum.learn.model import Model
 from veilsum.learn.shapes import infer
-from veilsum.mpc import program
+from veilsum.mpc import cost, program
 from veilsum.mpc.engine import Engine, Link
 from veilsum.mpc.engines import ENGINES, start
 from veilsum.mpc.fixed import Fixed, checked, decode, encode
@@ -59,7 +61,7 @@ from veilsum.mpc.program import Wanted, Work
 from veilsum.mpc.shares import Arith, Words
 from veilsum.mpc.training import Training
 from veilsum.mpc.wire import LaneWire, Traffic
-from veilsum.net.config import MIB
+from veilsum.net.config import KIB, MIB
 from veilsum.net.lane import Lane
 from veilsum.net.messages import Buffer, Message, message
 from veilsum.net.session import Session
@@ -97,9 +99,11 @@ class Given(
 
     Attributes:
         digest: of the architecture, 64 hex digits (`veilsum model show` prints it).
+        public: the digest of the weights where these are public; "" where they are the modeller's secret.
     """
 
     digest: str
+    public: str = ""
 
 
 Architectures = Mlp | Convnet | Given
@@ -164,6 +168,14 @@ class Architecture(Message, frozen=True):
     graph: Annotated[NDArray[np.uint8], Buffer("u1", (None,))]
 
 
+@message(2, by="modeller", limit=8 * sharing.PIECE + KIB)
+class Published(Message, frozen=True):
+    """One piece of public weights as ring elements, (n,) uint64."""
+
+    index: int
+    words: Annotated[NDArray[np.uint64], Buffer("u8", (None,))]
+
+
 @message(5, by="computer")
 class EpochDone(Message, frozen=True):
     """How many epochs (in ``predict``: batches) the computing parties have done."""
@@ -171,7 +183,7 @@ class EpochDone(Message, frozen=True):
     done: int
 
 
-MESSAGES: Final = (Rows, Architecture, Dealt, Heard, EpochDone, Released)
+MESSAGES: Final = (Rows, Architecture, Published, Dealt, Heard, EpochDone, Released)
 
 
 class Own(NamedTuple):
@@ -242,14 +254,16 @@ async def learn(s: Session, params: Params, own: Own, *, least: int = 1) -> Lear
         rows = await announce(s, params, cast, matrix, least)
     async with s.step(2, "architecture"):
         graph = await agree_on_graph(s, params, cast, own.model)
-    plan = Plan.of(params, rows, graph)
+        plan = Plan.of(params, rows, graph)
+        known = await publish(s, plan, params, cast, own.model)
     async with s.step(3, "share"):
-        shares = await share(s, plan, cast, engine, matrix, own.model)
+        secret = cast.modeller is not None and known is None
+        shares = await share(s, plan, cast, engine, matrix, own.model, secret=secret)
     async with s.step(4, "compare shares"):
         if s.me in cast.computers:
             await sharing.compare(s, engine, cast.computers, cast.number(s.me), list(shares.values()))
     async with s.step(5, "compute"):
-        computed = await compute(s, plan, params, cast, shares)
+        computed = await compute(s, plan, params, cast, shares, known)
     async with s.step(6, "release"):
         got = await open_results(s, plan, params, cast, engine, computed.results)
     return learnt(plan, params, computed, rows, got)
@@ -322,6 +336,29 @@ def check_columns(params: Params, owners: tuple[PartyId, ...]) -> None:
             "holds does not give every feature and the target to exactly one owner",
             remedy='write holds = { a = ["age"], b = ["income", "label"] }',
         )
+
+
+def forecast(
+    job: Job, params: Params, rows: Mapping[PartyId, int], graph: Graph | None = None
+) -> cost.Estimate:
+    """Return what the computing parties will spend, before anything is shared.
+
+    Args:
+        job: of all parties.
+        params: of the job.
+        rows: owner → number of its rows, known or supposed.
+        graph: of a given model; None for one that the job states.
+
+    Raises:
+        ConfigError: the job, or a range within the model, cannot be.
+    """
+    cast = Cast.of(job, params)
+    graph = stated(params) if graph is None else graph
+    check_fit(params, graph)
+    plan = Plan.of(params, {name: rows[name] for name in cast.owners}, graph)
+    count = sum(rows.values()) if params.split == "rows" else max(rows.values())
+    given = cast.modeller is not None
+    return cost.estimate(params.engine, plan.work, count, target_width(params), params.link, given=given)
 
 
 def leaks(job: Job, params: Params) -> tuple[Leak, ...]:
@@ -498,6 +535,51 @@ async def agree_on_graph(s: Session, params: Params, cast: Cast, model: Model | 
     return graph
 
 
+async def publish(s: Session, plan: Plan, params: Params, cast: Cast, model: Model | None) -> Words | None:
+    """Give the computing parties weights that the job says are public; None where they are secret.
+
+    Raises:
+        JobMismatch: they are not those that were agreed on.
+    """
+    if not isinstance(params.model, Given) or not params.model.public:
+        return None
+    assert cast.modeller is not None
+    if model is not None:
+        words = await s.compute(weights_of, plan.work, model)
+        check_weights(words, params.model.public, s.me)
+        for index, (start, end) in enumerate(sharing.bounds(len(words))):
+            await s.broadcast(Published(index, words[start:end]), of=cast.computers)  # 2
+        return words
+    words = np.empty(count_of(plan.work.graph), np.uint64)
+    if s.me in cast.computers:
+        for index, (start, end) in enumerate(sharing.bounds(len(words))):
+            got = await s[cast.modeller].recv(Published)  # 2
+            if got.index != index or len(got.words) != end - start:
+                raise ProtocolError(f"{cast.modeller} publishes weights of another size", party=s.me)
+            words[start:end] = got.words
+        check_weights(words, params.model.public, cast.modeller)
+    return words
+
+
+def check_weights(words: Words, wanted: str, whose: PartyId) -> None:
+    """Compare public weights with the agreed ones.
+
+    Raises:
+        JobMismatch: they are others.
+    """
+    found = hashlib.sha256(words.astype("<u8").tobytes()).hexdigest()
+    if found != wanted.lower():
+        raise JobMismatch(
+            f"the weights of {whose} have the digest {found[:16]}…, not the job's {wanted[:16]}…",
+            remedy="agree on one model, and write both of its digests into the job",
+        )
+
+
+def count_of(graph: Graph) -> int:
+    """Return how many numbers the weights of a graph are."""
+    return sum(math.prod(shape) for shape in graph.weights().values())
+
+
 def stated(params: Params) -> Graph:
     """Return the graph of a model that the job itself states."""
     inputs, outputs = len(features.expanded(params.features)), target_width(params)
@@ -558,11 +640,13 @@ async def share(
     engine: type[Engine],
     matrix: Floats | None,
     model: Model | None,
+    *,
+    secret: bool,
 ) -> dict[str, Arith]:
     """Share what this party brings; return what it holds of everybody's inputs if it computes."""
     async with asyncio.TaskGroup() as tasks:
-        given = tasks.create_task(give(s, plan, cast, engine, matrix, model))
-        got = tasks.create_task(get(s, plan, cast, engine))
+        given = tasks.create_task(give(s, plan, cast, engine, matrix, model if secret else None))
+        got = tasks.create_task(get(s, plan, cast, engine, secret_weights=secret))
     return dict(sorted((given.result() | got.result()).items()))
 
 
@@ -581,16 +665,18 @@ async def give(
     return {name: own for name, own in held.items() if own is not None}
 
 
-async def get(s: Session, plan: Plan, cast: Cast, engine: type[Engine]) -> dict[str, Arith]:
+async def get(
+    s: Session, plan: Plan, cast: Cast, engine: type[Engine], *, secret_weights: bool
+) -> dict[str, Arith]:
     """Receive this computing party's part of what the others share."""
     if s.me not in cast.computers:
         return {}
     expected: dict[str, tuple[PartyId, tuple[int, ...]]] = {
         f"rows {owner}": (owner, shape) for owner, shape in plan.shapes.items()
     }
-    if cast.modeller is not None:
-        size = sum(math.prod(shape) for shape in plan.work.graph.weights().values())
-        expected["weights"] = (cast.modeller, (size,))
+    if secret_weights:
+        assert cast.modeller is not None
+        expected["weights"] = (cast.modeller, (count_of(plan.work.graph),))
     number = cast.number(s.me)
     return {
         name: await sharing.take(s, engine, number, owner, shape)  # 3
@@ -610,7 +696,7 @@ def weights_of(work: Work, model: Model) -> Words:
 
 
 async def compute(
-    s: Session, plan: Plan, params: Params, cast: Cast, shares: Mapping[str, Arith]
+    s: Session, plan: Plan, params: Params, cast: Cast, shares: Mapping[str, Arith], known: Words | None
 ) -> Computed:
     """Train or predict on shares; those who do not compute wait and hear how far it is."""
     steps = plan.epochs or 1
@@ -632,7 +718,7 @@ async def compute(
         with wire.step("keys"):
             engine = start(params.engine, wire, fresh, params.link)
         x, y = rows_of(engine, plan, params, shares)
-        weights = shares.get("weights")
+        weights = shares.get("weights") if known is None else engine.constant(known)
 
         def tell(epoch: int) -> None:
             loop.call_soon_threadsafe(finished.put_nowait, epoch)
@@ -715,7 +801,7 @@ def released(plan: Plan, params: Params) -> dict[str, tuple[int, ...]]:
     if work.wanted.predictions and tested:
         shapes["predictions"] = (tested, outputs)
     if work.wanted.weights and plan.epochs:
-        shapes["weights"] = (sum(math.prod(shape) for shape in work.graph.weights().values()),)
+        shapes["weights"] = (count_of(work.graph),)
     return shapes
 
 
