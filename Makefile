@@ -31,6 +31,7 @@ bench: $(VENV)/.user  ## peers are installed into .bench, never into .venv
 	$(BIN)/python bench/transport.py
 	$(BIN)/python bench/kernels.py
 	$(BIN)/python bench/psi.py
+	$(BIN)/python bench/mpc.py
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-LOWER_IS_BETTER = frozenset({"µs", "ms", "s", "core-s", "B/item", "MiB", "advantage"})
+LOWER_IS_BETTER = frozenset({"µs", "ms", "s", "core-s", "B/item", "MiB", "advantage", "points", "elements"})
 HIGHER_IS_BETTER = frozenset({"MiB/s", "op/s"})
 _SHOWN = ("veilsum", "numpy", "cryptography", "msgspec", "duckdb", "uvloop")
 

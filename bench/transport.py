@@ -27,6 +27,7 @@ from echo import DRIVER, SERVER
 from processes import Pair, ProcessFailed
 from rows import Row, against, emit, say, within
 from veilsum.node.certificates import make_certificate
+from veilsum.parties import PartyId
 
 KIB, MIB = 1024, 1024 * 1024
 SMALL, LARGE = KIB, 64 * MIB
@@ -125,11 +126,7 @@ def make_certificates(folder: Path) -> None:
     """Make the identities: veilsum's own Ed25519 kind, and P-256 for gRPC, whose TLS refuses Ed25519."""
     now = dt.datetime.now(dt.UTC)
     for party in (SERVER, DRIVER):
-        key = Ed25519PrivateKey.generate()
-        certificate = make_certificate(key, party, now)
-        (folder / f"{party}.der").write_bytes(certificate)
-        pem = x509.load_der_x509_certificate(certificate).public_bytes(Encoding.PEM)
-        (folder / f"{party}.pem").write_bytes(_pem(key) + pem)
+        make_identity(folder, party)
     other = generate_private_key(SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bench")])
     builder = (
@@ -145,6 +142,15 @@ def make_certificates(folder: Path) -> None:
     )
     (folder / "grpc.key").write_bytes(_pem(other))
     (folder / "grpc.crt").write_bytes(builder.sign(other, hashes.SHA256()).public_bytes(Encoding.PEM))
+
+
+def make_identity(folder: Path, party: PartyId) -> None:
+    """Make a party's key and certificate: ``PARTY.der`` for the others, ``PARTY.pem`` for itself."""
+    key = Ed25519PrivateKey.generate()
+    certificate = make_certificate(key, party, dt.datetime.now(dt.UTC))
+    (folder / f"{party}.der").write_bytes(certificate)
+    pem = x509.load_der_x509_certificate(certificate).public_bytes(Encoding.PEM)
+    (folder / f"{party}.pem").write_bytes(_pem(key) + pem)
 
 
 def _pem(key: object) -> bytes:

@@ -12,7 +12,13 @@ import veilsum
 from veilsum.cli.output import BUG, USAGE, Printer, exit_codes
 from veilsum.errors import Interrupted, VeilsumError
 
-MODULES = ("veilsum.cli.setup", "veilsum.cli.trust", "veilsum.cli.runs", "veilsum.cli.demo")
+MODULES = (
+    "veilsum.cli.setup",
+    "veilsum.cli.trust",
+    "veilsum.cli.runs",
+    "veilsum.cli.models",
+    "veilsum.cli.demo",
+)
 """Every module here has a ``register(app)`` that adds its verbs."""
 
 _ANYWHERE = ("--json", "--debug")

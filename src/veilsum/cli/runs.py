@@ -35,7 +35,15 @@ def register(app: typer.Typer) -> None:
         app.command()(verb)
 
 
-def explain(ctx: typer.Context, job: JobFile, *, home: Home = HERE) -> None:
+def explain(
+    ctx: typer.Context,
+    job: JobFile,
+    *,
+    home: Home = HERE,
+    rows: Annotated[
+        int, typer.Option(help="Rows of each owner for which costs are said, where a kind knows them.", min=1)
+    ] = 1000,
+) -> None:
     """Say what a job does and who will have learnt what, before anything runs."""
     from veilsum.jobs import job_hash
     from veilsum.node.kinds import kind_of, params_of
@@ -44,6 +52,8 @@ def explain(ctx: typer.Context, job: JobFile, *, home: Home = HERE) -> None:
     party, agreed, federation = _read(home, job)
     kind, params = kind_of(agreed), params_of(agreed)
     bringers, leaks = kind.bringers(agreed, params), kind.leaks(agreed, params)
+    about = kind.about(agreed, params, party, rows)
+    cautions = kind.cautions(agreed, params, federation)
     digest = job_hash(agreed, federation).hex()
     printer.say(f"{agreed.kind} ({kind.mode(params)}): {agreed.purpose}; expires {agreed.expires}")
     for role, names in agreed.parties.items():
@@ -53,6 +63,10 @@ def explain(ctx: typer.Context, job: JobFile, *, home: Home = HERE) -> None:
     printer.table(["part", "who", "will have learnt"], [[row.part, row.who, row.what] for row in leaks])
     printer.say()
     printer.say(f"withstands: {kind.adversary}")
+    for title, text in about:
+        printer.say(f"{title}: {text}")
+    for caution in cautions:
+        printer.say(f"note: {caution}")
     printer.say(f"job hash: {digest}")
     if party.floor.approvals:
         printer.say(f"{party.name} asks for {party.floor.approvals} approvals: veilsum approve {job}")
@@ -62,6 +76,8 @@ def explain(ctx: typer.Context, job: JobFile, *, home: Home = HERE) -> None:
             "job_hash": digest,
             "mode": kind.mode(params),
             "adversary": kind.adversary,
+            "about": [list(line) for line in about],
+            "cautions": list(cautions),
             "brings_data": list(bringers),
             "leaks": [msgspec.to_builtins(row) for row in leaks],
         }

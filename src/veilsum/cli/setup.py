@@ -79,14 +79,15 @@ def init(
             f"{home / job} exists already", remedy="give another name with --job, or use that one"
         )
     home.mkdir(parents=True, exist_ok=True)
-    written = _write_party(home, name, with_data=True)
+    written = _write_party(home, name, skeletons.EXAMPLES[kind])
     party = config.load_party(home)
     others = ["insurer-b" if party.name != "insurer-b" else "insurer-a"]
     if party.federation.exists():
         known = config.load_federation(party.federation, dates=False).members
         others = [other for other in known if other != party.name] or others
     expires = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=365)
-    text = skeletons.JOBS[kind].format(own=party.name, other=others[0], expires=expires)
+    third = next(one for one in (*others[1:], "referee", "insurer-c") if one not in {party.name, others[0]})
+    text = skeletons.JOBS[kind].format(own=party.name, other=others[0], third=third, expires=expires)
     create_whole(home / job, text.encode(), mode=0o644)
     written.append(home / job)
     for path in written:
@@ -125,7 +126,7 @@ def identity_new(
     if not name and known is None:
         raise ConfigError("the party needs a name", remedy="veilsum identity new NAME")
     mine = identity.new_identity(home, name or str(known and known.name), passphrase=_new_passphrase(printer))
-    _write_party(home, mine.name, with_data=False)
+    _write_party(home, mine.name)
     party = config.load_party(home)
     card = cards.make_card(mine, address)
     cards.write_card(party.card, card)
@@ -228,9 +229,10 @@ def data_check(
     *,
     home: Home = HERE,
 ) -> None:
-    """Read this party's data sets and say what their ids look like, without leaving this machine."""
+    """Read this party's data sets and say what their ids or columns look like, on this machine alone."""
     from veilsum.node import config
-    from veilsum.node.datasets import in_words, open_data_set
+    from veilsum.node.datasets import check_data_set, in_words
+    from veilsum.store.id_table import DataReport
 
     printer: Printer = ctx.obj
     party = config.load_party(home)
@@ -240,14 +242,15 @@ def data_check(
             remedy="veilsum init writes an example [data.customers]",
             party=party.name,
         )
-    found = {}
+    found: dict[str, Any] = {}
     for one in [name] if name else party.data:
-        with open_data_set(party, one) as source:
-            report = found[one] = source.check()
+        report = found[one] = check_data_set(party, one)
         printer.finding("ok", one, in_words(report))
         printer.table(("column", "type"), list(report.columns.items()))
         for warning in report.warnings:
             printer.finding("warn", one, warning)
+        if not isinstance(report, DataReport):
+            continue
         odd = {
             "no id": report.null_rows,
             "malformed": report.malformed_rows,
@@ -259,8 +262,8 @@ def data_check(
     printer.result({"data": msgspec.to_builtins(found)})
 
 
-def _write_party(home: Path, name: str, *, with_data: bool) -> list[Path]:
-    """Write party.toml, or add the example data set to one that has none; return what was written."""
+def _write_party(home: Path, name: str, example: str = "") -> list[Path]:
+    """Write party.toml, or add an example data set to one that has none; return what was written."""
     from veilsum.node import config
     from veilsum.node.files import create_whole
     from veilsum.parties import NAME
@@ -271,7 +274,7 @@ def _write_party(home: Path, name: str, *, with_data: bool) -> list[Path]:
         raise ConfigError(
             f"{name!r} is not a party's name", remedy="use a-z, 0-9 and -, at most 63 characters"
         )
-    data = skeletons.DATA.format() if with_data else ""
+    data = example.format()
     if not path.exists():
         create_whole(path, (skeletons.PARTY.format(name=name) + data).encode())
         return [path]

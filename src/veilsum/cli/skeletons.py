@@ -27,6 +27,17 @@ source = "customers.parquet" # or a CSV file, or {{ duckdb = "crm.db", query = "
 ids = {{ columns = ["phone"], kind = "phone", region = "US", duplicates = "refuse" }}
 """
 
+COLUMNS = """
+[data.customers]
+source = "customers.parquet" # or a CSV file, or {{ duckdb = "crm.db", query = "SELECT …" }}; needs no ids
+
+# [models.scorer]            # a model to predict with, or to train on; `veilsum model show FILE` looks at one
+# file = "scorer.vsm"
+"""
+
+EXAMPLES: Mapping[str, str] = MappingProxyType({"hidden_psi": DATA, "secure_learning": COLUMNS})
+"""Kind → what ``party.toml`` gets if it names no data set."""
+
 JOBS: Mapping[str, str] = MappingProxyType(
     {
         "hidden_psi": """\
@@ -49,6 +60,37 @@ key_bits = 3072              # of the signer's key; 2048 takes a third of the ti
 # Other modes: "hidden_union", with member = ["{own}", "{other}"]: neither learns what matches.
 # "open", with the roles above, or with member = […] and collector = "…": the matches are learnt openly.
 """,
+        "secure_learning": """\
+# job.toml: identical at every party; its hash is compared before anything else happens
+kind = "secure_learning"
+purpose = "say here what the result is for: it is recorded and approved"
+expires = {expires}
+# inputs = {{ model = "scorer" }}  # of the modeller: a name under [models] of its party.toml
+
+[parties]
+owner = ["{own}", "{other}"]   # bring rows
+computer = ["{own}", "{other}", "{third}"]   # any two of them that collude read everything
+# modeller = "{own}"   # brings a model; it is needed for task = "predict"
+
+[data]                       # names of data sets in each party's own party.toml, never paths
+{own} = "customers"
+{other} = "customers"
+
+[params]
+task = "train"               # or "predict", with the modeller's model
+engine = "rss3"              # three computing parties, of which one may look at all it gets
+model = {{ kind = "mlp", hidden = [32] }} # hidden = []: logistic regression; kind = "given", digest = "…"
+features = {{ age = [0, 120], "lab[0-7]" = [-10, 10] }}   # column = [low, high], checked at each owner
+target = "label"             # 0 to classes - 1
+classes = 2
+holdout = 0.2                # share of the rows that is kept from training, and measured
+training = {{ epochs = 10, batch = 64, optimiser = {{ type = "sgd", rate = 0.1, momentum = 0.9 }} }}
+
+[params.release]             # who gets what; whoever is not named gets nothing
+metrics = ["{own}", "{other}"]
+weights = ["{own}"]
+predictions = []
+""",
     }
 )
-"""Kind → a job file with ``own`` and ``other`` parties and an ``expires`` date."""
+"""Kind → a job file with ``own``, ``other`` and ``third`` parties and an ``expires`` date."""

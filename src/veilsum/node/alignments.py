@@ -21,7 +21,9 @@ from veilsum.errors import ConfigError
 from veilsum.jobs import Job
 from veilsum.net.session import Session
 from veilsum.node import config
-from veilsum.node.kind import Finished, Inputs, Kind, artefact_id
+from veilsum.node.config import PartyConfig
+from veilsum.node.datasets import data_set, open_data_set
+from veilsum.node.kind import Amounts, Finished, Inputs, Kind, artefact_id
 from veilsum.node.summary import Fact
 from veilsum.parties import PartyId
 from veilsum.protocols import dh_ring, hidden_psi, hidden_union
@@ -49,6 +51,45 @@ def construction(job: Job) -> Kind:
     if mode == "hidden_union":
         return UNION
     return RING if mode == "open" and ring else BLIND_RSA
+
+
+class Ids(NamedTuple):
+    """A data set's ids, as what a party brings to an alignment."""
+
+    name: str
+    source: Source
+
+    def check(self) -> None:
+        """Read all ids once.
+
+        Raises:
+            DataError: they cannot enter a job.
+        """
+        self.source.check()
+
+    def amounts(self) -> Amounts:
+        """Return what a run may reveal: that it ran, and on how many ids."""
+        return {self.name: {"runs": 1, "rows": self.source.check().ids}}
+
+    def fingerprints(self, salt: bytes) -> dict[str, bytes]:
+        """Return the fingerprint of the source under its name."""
+        return {self.name: self.source.fingerprint(salt)}
+
+    def close(self) -> None:
+        """Close the source."""
+        self.source.close()
+
+
+def open_ids(party: PartyConfig, job: Job, params: Any, memory_mb: int) -> Ids | None:
+    """Open the ids that a party brings, if it does.
+
+    Raises:
+        ConfigError, DataError: as `open_data_set`; or the job does not say which data set.
+    """
+    if party.name not in construction(job).bringers(job, params):
+        return None
+    name = data_set(job, party.name)
+    return Ids(name, open_data_set(party, name, memory_mb=memory_mb))
 
 
 class _SourceIds:
@@ -106,7 +147,7 @@ async def _play_blind_rsa(s: Session, params: hidden_psi.Params, inputs: Inputs)
 
 
 async def _play_ring(s: Session, params: dh_ring.Params, inputs: Inputs) -> Finished:
-    source = inputs.source
+    source: Source | None = inputs.brought.source if inputs.brought is not None else None
     ids = None if source is None else await s.compute(_SourceIds, source)
     path = cpu.best("x25519", config.cpu_cap())
     got = await dh_ring.align(s, params, ids, inputs.scratch, least=inputs.least, path=path)
@@ -149,8 +190,8 @@ async def _play_union(s: Session, params: hidden_union.Params, inputs: Inputs) -
 
 
 def _source(inputs: Inputs) -> Source:
-    assert inputs.source is not None  # both parties of a pair bring ids
-    return inputs.source
+    assert isinstance(inputs.brought, Ids)  # both parties of a pair bring ids
+    return inputs.brought.source
 
 
 def _sizes(sizes: dict[PartyId, int]) -> list[Fact]:
@@ -186,10 +227,11 @@ async def _finish(
 ) -> Finished:
     files: dict[str, str] = {}
     own: tuple[str, ...] = ()
-    if inputs.source is not None:
-        own = tuple(inputs.source.check().warnings)
+    if isinstance(inputs.brought, Ids):
+        source = inputs.brought.source
+        own = tuple(source.check().warnings)
         if lines is not None:
-            files = await s.compute(_write, s, params, inputs.source, sizes, lines, inputs.folder)
+            files = await s.compute(_write, s, params, source, sizes, lines, inputs.folder)
     leaks = construction(s.job).leaks(s.job, params)
     return Finished(tuple(facts), leaks, own + warnings, files, algorithms)
 
@@ -223,7 +265,7 @@ BLIND_RSA: Final = Kind(
     mode=lambda params: f"{params.mode}, blind RSA-{params.key_bits}",
     bringers=lambda job, params: tuple(hidden_psi.Pair.of(job)),  # noqa: ARG005 -- another kind's depend on them
     leaks=hidden_psi.leaks,
-    amounts=lambda rows: {"runs": 1, "rows": rows},
+    open=open_ids,
     play=_play_blind_rsa,
 )
 RING: Final = Kind(
@@ -235,7 +277,7 @@ RING: Final = Kind(
     mode=lambda params: f"{params.mode}, {params.suite}",
     bringers=lambda job, params: dh_ring.Ring.of(job, params).members,
     leaks=dh_ring.leaks,
-    amounts=lambda rows: {"runs": 1, "rows": rows},
+    open=open_ids,
     play=_play_ring,
 )
 UNION: Final = Kind(
@@ -247,6 +289,6 @@ UNION: Final = Kind(
     mode=lambda params: f"{params.mode}, {params.suite}",
     bringers=lambda job, params: hidden_union.members(job),  # noqa: ARG005 -- another kind's depend on them
     leaks=hidden_union.leaks,
-    amounts=lambda rows: {"runs": 1, "rows": rows},
+    open=open_ids,
     play=_play_union,
 )

@@ -213,6 +213,37 @@ def overlap(title: str, left: tuple[str, int], right: tuple[str, int], both: int
     return _svg(title, about, body, 260, width)
 
 
+def grid(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
+    """Draw a confusion matrix: rows are the truth, columns the answers, shaded by their part of the row.
+
+    Args:
+        title: what is drawn, in a few words.
+        labels: of the classes.
+        counts: (classes, classes).
+    """
+    side, left, top = min(88, 300 // max(len(labels), 1)), 74, 62
+    size = side * len(labels)
+    body = [_text(left + size / 2, 38, "answer", "s m"), _text(0, top + size / 2 + 4, "truth", "s")]
+    for at, label in enumerate(labels):
+        middle = side * at + side / 2
+        body.append(_text(left + middle, top - 8, _short(label, 12), "s m"))
+        body.append(_text(left - 8, top + middle + 4, _short(label, 6), "s e"))
+    for i, row in enumerate(counts):
+        for j, count in enumerate(row):
+            x, y = left + side * j, top + side * i
+            part = count / (sum(row) or 1)
+            square = f'x="{x + 1}" y="{y + 1}" width="{side - 2}" height="{side - 2}"'
+            colour = "c0" if i == j else "c1"
+            body.append(f'<rect class="{colour}" {square} fill-opacity="{0.08 + 0.5 * part:.3f}"/>')
+            body.append(_text(x + side / 2, y + side / 2 + 4, quantity(count), "m"))
+    about = "; ".join(
+        f"truth {label}: "
+        + ", ".join(f"{quantity(n)} as {answer}" for answer, n in zip(labels, row, strict=True))
+        for label, row in zip(labels, counts, strict=True)
+    )
+    return _svg(title, about, body, top + size + 8, left + size + 12)
+
+
 def _distance(one: float, two: float, area: float) -> float:
     """Find how far apart the centres of two circles lie whose common area is given."""
     near, far = abs(one - two), one + two

@@ -34,11 +34,18 @@ class DataConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         source: a Parquet or CSV file, relative to the party's folder, or a table that names a database.
-        ids: the id columns and how they are normalised, as ``veilsum.data.ids.IdSchema`` reads it.
+        ids: the id columns and how they are normalised, as ``veilsum.data.ids.IdSchema`` reads it; none if
+            the set is not for alignments.
     """
 
     source: str | dict[str, str]
-    ids: dict[str, Any]
+    ids: dict[str, Any] = {}
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model of this party: a file that ``veilsum.learn`` has written, relative to the party's folder."""
+
+    file: str
 
 
 class PartyConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +64,7 @@ class PartyConfig(msgspec.Struct, frozen=True, kw_only=True):
     federation: Path
     listen: str = ""
     data: dict[str, DataConfig] = {}
+    models: dict[str, ModelConfig] = {}
     floor: Floor = Floor()
     approvers: dict[str, bytes] = {}
 
@@ -117,6 +125,7 @@ class _PartyFile(msgspec.Struct, forbid_unknown_fields=True):
     federation: str = "federation.toml"
     listen: str = ""
     data: dict[str, Any] = {}
+    models: dict[str, Any] = {}
     floor: dict[str, Any] = {}
     approvers: dict[str, str] = {}
 
@@ -236,6 +245,10 @@ def load_party(path: Path) -> PartyConfig:
     _check_address(raw.listen, place.inner("listen"))
     tables = place.inner("data")
     data = {name: read_table(entry, DataConfig, tables.inner(name)) for name, entry in raw.data.items()}
+    models = {
+        name: read_table(entry, ModelConfig, place.inner("models").inner(name))
+        for name, entry in raw.models.items()
+    }
     floor = _floor(read_table(raw.floor, Floor, place.inner("floor")), place.inner("floor"))
     approvers = _approvers(raw.approvers, place.inner("approvers"))
     if floor.approvals > len(approvers):
@@ -251,6 +264,7 @@ def load_party(path: Path) -> PartyConfig:
         federation=home / raw.federation,
         listen=raw.listen,
         data=data,
+        models=models,
         floor=floor,
         approvers=approvers,
     )
@@ -312,20 +326,35 @@ def load_job(path: Path, *, federation: Federation | None = None, today: dt.date
     return job
 
 
-def id_schema(party: PartyConfig, data_set: str) -> "IdSchema":
-    """Return how the ids of a data set of this party are normalised.
+def declared(party: PartyConfig, data_set: str) -> DataConfig:
+    """Return the declaration of a data set of this party.
 
     Raises:
-        ConfigError: there is no such data set, or its ``ids`` cannot be used.
+        ConfigError: there is no such data set.
     """
-    from veilsum.data.ids import IdSchema
-
     if data_set not in party.data:
         raise ConfigError(
             f"party.toml: {party.name} has no data set {data_set!r}", remedy=nearest(data_set, party.data)
         )
+    return party.data[data_set]
+
+
+def id_schema(party: PartyConfig, data_set: str) -> "IdSchema":
+    """Return how the ids of a data set of this party are normalised.
+
+    Raises:
+        ConfigError: there is no such data set, or its ``ids`` are missing or cannot be used.
+    """
+    from veilsum.data.ids import IdSchema
+
+    found = declared(party, data_set)
     place = Place(party.home / "party.toml").inner("data").inner(data_set).inner("ids")
-    return read_table(party.data[data_set].ids, IdSchema, place)
+    if not found.ids:
+        raise place.error(
+            "is missing, and an alignment needs it",
+            'say what identifies a row: ids = { columns = ["phone"], kind = "phone", region = "US" }',
+        )
+    return read_table(found.ids, IdSchema, place)
 
 
 def check_members(names: Iterable[PartyId], federation: Federation, file: Path) -> None:

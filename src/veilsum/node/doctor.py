@@ -180,10 +180,9 @@ def _records(party: PartyConfig, federation: Federation | None) -> Iterator[Find
 
 
 def _data(party: PartyConfig, name: str) -> Iterator[Finding]:
-    from veilsum.node.datasets import in_words, open_data_set
+    from veilsum.node.datasets import check_data_set, in_words
 
-    with open_data_set(party, name) as source:
-        report = source.check()
+    report = check_data_set(party, name)
     yield Finding(f"data {name}", "ok", in_words(report))
     for warning in report.warnings:
         yield Finding(f"data {name}", "warn", warning, "look at the rows that `veilsum data check` lists")

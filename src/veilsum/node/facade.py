@@ -14,6 +14,7 @@ from veilsum.data.ids import IdSchema
 from veilsum.errors import ConfigError, DataError
 from veilsum.jobs import Job, Parameter
 from veilsum.node import local
+from veilsum.node.alignments import Ids
 from veilsum.node.summary import Summary
 from veilsum.parties import NAME, PartyId, Role
 from veilsum.store.sources import Source, open_source
@@ -96,7 +97,8 @@ def align(
             for name in parties:
                 sources[name] = _open(data[name], schema, Path(work), name)
             folders = {name: Path(results) / name for name in parties}
-            summaries = asyncio.run(local.play(job, sources, Path(work), folders))
+            brought = {name: Ids("rows", source) for name, source in sources.items()}
+            summaries = asyncio.run(local.play(job, brought, Path(work), folders))
         finally:
             for source in sources.values():
                 source.close()

@@ -48,5 +48,13 @@ def params_of(job: Job) -> Any:
         ) from None
 
 
-KINDS: Mapping[str, Callable[[Job], Kind]] = MappingProxyType({alignments.KIND: alignments.construction})
+def _learning(job: Job) -> Kind:
+    from veilsum.node import learning  # only who learns waits for its engines
+
+    return learning.construction(job)
+
+
+KINDS: Mapping[str, Callable[[Job], Kind]] = MappingProxyType(
+    {alignments.KIND: alignments.construction, "secure_learning": _learning}
+)
 """Kind of job → what chooses its construction by the job's mode and roles."""

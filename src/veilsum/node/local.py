@@ -15,15 +15,13 @@ from veilsum.net.memory import MemoryHub
 from veilsum.net.ports import Journal
 from veilsum.net.session import Session
 from veilsum.node.config import PartyConfig
-from veilsum.node.datasets import open_data_set
-from veilsum.node.kind import Finished, Inputs, Kind, artefact_id
+from veilsum.node.kind import Brought, Finished, Inputs, Kind, artefact_id
 from veilsum.node.kinds import kind_of, params_of
-from veilsum.node.runs import MEMORY, data_set
+from veilsum.node.runs import MEMORY
 from veilsum.node.summary import StepTime, Summary
 from veilsum.parties import Federation, Member, PartyId, RunId
 from veilsum.store.files import Scratch
 from veilsum.store.journal import FileJournal
-from veilsum.store.sources import Source
 
 
 async def simulate(
@@ -43,21 +41,25 @@ async def simulate(
             f"the folder of {', '.join(missing)} was not given", remedy="give --home for each party"
         )
     kind, params = kind_of(job), params_of(job)
-    sources: dict[PartyId, Source] = {}
+    kind.bringers(job, params)
+    brought: dict[PartyId, Brought] = {}
     try:
-        for name in kind.bringers(job, params):
-            sources[name] = open_data_set(known[name], data_set(job, name))
+        for name in job.members:
+            opened = kind.open(known[name], job, params, MEMORY >> 20)
+            if opened is not None:
+                brought[name] = opened
+                opened.check()
         with tempfile.TemporaryDirectory(prefix="veilsum-") as folder:
             results = {name: known[name].results for name in job.members}
-            return await play(job, sources, Path(folder), results, sink)
+            return await play(job, brought, Path(folder), results, sink)
     finally:
-        for source in sources.values():
-            source.close()
+        for opened in brought.values():
+            opened.close()
 
 
 async def play(
     job: Job,
-    sources: Mapping[PartyId, Source],
+    brought: Mapping[PartyId, Brought],
     work: Path,
     results: Mapping[PartyId, Path],
     sink: events.Sink = events.ignore,
@@ -72,7 +74,7 @@ async def play(
             tasks = [
                 group.create_task(
                     _one(
-                        name, job, federation, kind, params, sources.get(name), hub, work, results[name], sink
+                        name, job, federation, kind, params, brought.get(name), hub, work, results[name], sink
                     )
                 )
                 for name in job.members
@@ -90,7 +92,7 @@ async def _one(
     federation: Federation,
     kind: Kind,
     params: Any,
-    source: Source | None,
+    brought: Brought | None,
     hub: MemoryHub,
     work: Path,
     results: Path,
@@ -131,7 +133,7 @@ async def _one(
             part.mkdir(parents=True, mode=0o700)
             scratch = Scratch(work / name / "scratch", MEMORY)
             scratch.folder.mkdir(parents=True, exist_ok=True)
-            finished: Finished = await kind.play(session, params, Inputs(source, scratch, part))
+            finished: Finished = await kind.play(session, params, Inputs(brought, scratch, part))
     finally:
         for journal in journals:
             journal.close()
@@ -156,4 +158,5 @@ async def _one(
         warnings=finished.warnings,
         files=finished.files,
         algorithms=finished.algorithms,
+        charts=finished.charts,
     )

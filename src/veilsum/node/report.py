@@ -14,7 +14,7 @@ import msgspec
 from veilsum.errors import ConfigError
 from veilsum.node import charts
 from veilsum.node.charts import escape, quantity
-from veilsum.node.summary import StepTime, Summary
+from veilsum.node.summary import AnyChart, Bars, Curve, StepTime, Summary
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -105,6 +105,7 @@ def _chapter(views: Sequence[Summary], number: int, *, several: bool) -> str:
         + _job(views)
         + _warnings(views)
         + _facts(views)
+        + _charts(views)
         + _leaks(views)
         + f'<section><h2>What this withstands, and what not</h2><p class="limit">{escape(one.adversary)}</p>'
         f"<p>{BEYOND}</p></section>" + _steps(views) + _files(views) + _algorithms(views) + "</article>"
@@ -212,6 +213,30 @@ def _overlap(view: Summary, views: Sequence[Summary]) -> str:
     told = [other.party for other in views if any(fact.name in SHARED for fact in other.facts)]
     alone = f", told to {told[0]} alone" if len(views) > len(told) == 1 else ""
     return charts.overlap(f"Whom both know{alone}", one, two, shared, unit="ids")
+
+
+def _charts(views: Sequence[Summary]) -> str:
+    """Draw the pictures of the result; what several parties have alike is drawn once."""
+    seen: dict[bytes, tuple[AnyChart, list[str]]] = {}
+    for view in views:
+        for chart in view.charts:
+            seen.setdefault(msgspec.json.encode(chart), (chart, []))[1].append(view.party)
+    figures = [
+        f"<figure>{_drawn(chart, '' if len(views) == 1 else ', '.join(parties))}</figure>"
+        for chart, parties in seen.values()
+    ]
+    if not figures:
+        return ""
+    return f'<section><h2>The result in pictures</h2><div class="plots">{"".join(figures)}</div></section>'
+
+
+def _drawn(chart: AnyChart, who: str) -> str:
+    title = f"{chart.title}, at {who}" if who else chart.title
+    if isinstance(chart, Curve):
+        return charts.lines(title, chart.x, dict(chart.series), x_name=chart.x_name, unit=chart.unit)
+    if isinstance(chart, Bars):
+        return charts.bars(title, chart.groups, dict(chart.series), unit=chart.unit)
+    return charts.grid(title, chart.labels, chart.counts)
 
 
 def _leaks(views: Sequence[Summary]) -> str:

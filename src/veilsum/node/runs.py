@@ -18,10 +18,12 @@ from veilsum import events
 from veilsum.crypto.rsa_key import gen_key
 from veilsum.errors import (
     ApprovalMissing,
+    BudgetExceeded,
     CheatingDetected,
     ConfigError,
     DataError,
     Interrupted,
+    JobMismatch,
     PeerAborted,
     PeerLost,
     StoreError,
@@ -35,11 +37,10 @@ from veilsum.net.session import Session
 from veilsum.net.tls import TlsLinks
 from veilsum.node import approvals, certificates, record, runstate
 from veilsum.node.config import PartyConfig, load_federation
-from veilsum.node.datasets import open_data_set
 from veilsum.node.exposure import Exposure
 from veilsum.node.files import private_folder
 from veilsum.node.identity import Identity
-from veilsum.node.kind import Finished, Inputs, Kind, artefact_id
+from veilsum.node.kind import Brought, Finished, Inputs, Kind, artefact_id
 from veilsum.node.kinds import kind_of, params_of
 from veilsum.node.report import render
 from veilsum.node.runstate import RunState
@@ -49,7 +50,6 @@ from veilsum.parties import Federation, PartyId, RunId
 from veilsum.store.database import LEAST_MEMORY_MB
 from veilsum.store.files import Scratch, full_or_broken, write_whole
 from veilsum.store.journal import FileJournal
-from veilsum.store.sources import Source
 
 UNKNOWN_RUN = RunId("0" * 32)
 REFUSAL_WAIT = 3.0
@@ -81,7 +81,7 @@ class _Prepared(NamedTuple):
 
     kind: Kind
     params: Any
-    source: Source | None
+    brought: Brought | None
     inputs: bytes
     approvals: list[approvals.Approval]
 
@@ -121,7 +121,7 @@ async def run(order: Order, sink: events.Sink = events.ignore) -> Summary:
 async def _prepare_or_refuse(order: Order, watch: "_Watch") -> _Prepared:
     try:
         return await asyncio.to_thread(prepare, order)
-    except (ApprovalMissing, DataError) as error:
+    except (ApprovalMissing, BudgetExceeded, DataError, JobMismatch) as error:
         # the others are already waiting, or will be soon: better told than kept waiting
         kind = kind_of(order.job)
         with suppress(VeilsumError):
@@ -143,32 +143,24 @@ def prepare(order: Order) -> _Prepared:
         raise ConfigError(
             f"{party.name} has no role in this job", remedy=f"its parties are {', '.join(job.members)}"
         )
-    bringers = kind.bringers(job, params)
+    kind.bringers(job, params)
     given = approvals.check(order.hash, party)
-    source, content = None, b""
-    if party.name in bringers:
-        source = open_data_set(
-            party, data_set(job, party.name), memory_mb=max(LEAST_MEMORY_MB, 3 * (order.memory >> 20) // 8)
-        )
-        source.check()
-        content = source.fingerprint(record.fingerprint_salt(party.state, UNKNOWN_RUN))
+    brought = kind.open(party, job, params, max(LEAST_MEMORY_MB, 3 * (order.memory >> 20) // 8))
+    content = b""
+    if brought is not None:
+        try:
+            brought.check()
+            content = b"".join(_fingerprints(party, brought, UNKNOWN_RUN).values())
+        except BaseException:
+            brought.close()
+            raise
     # peers see this digest: it depends on the job, so that they cannot tell equal data in different jobs
     inputs = hmac.digest(order.hash, content, "sha256")
-    return _Prepared(kind, params, source, inputs, given)
+    return _Prepared(kind, params, brought, inputs, given)
 
 
-def data_set(job: Job, party: PartyId) -> str:
-    """Return the name of the data set that a party brings into a job.
-
-    Raises:
-        ConfigError: the job names none.
-    """
-    if party not in job.data:
-        raise ConfigError(
-            f"{party} brings data into this job, and [data] does not say which",
-            remedy=f'add {party} = "NAME" to [data] of the job; NAME as in party.toml',
-        )
-    return job.data[party]
+def _fingerprints(party: PartyConfig, brought: Brought, run: RunId) -> dict[str, bytes]:
+    return brought.fingerprints(record.fingerprint_salt(party.state, run))
 
 
 async def _attempt(order: Order, prepared: _Prepared, watch: "_Watch") -> Summary:
@@ -228,20 +220,19 @@ def make_session(
 async def _play(order: Order, prepared: _Prepared, session: Session, watch: "_Watch") -> Summary:
     party, kind = order.party, prepared.kind
     watch.session = session
-    if prepared.source is not None:
-        amounts = kind.amounts(prepared.source.check().ids)
-        peers = tuple(session.peers)
-        Exposure(party.exposure).reserve(
-            order.job.data[party.name], kind.name, peers, order.job.purpose, session.run, amounts, party.floor
-        )
+    ledger, peers = Exposure(party.exposure), tuple(session.peers)
+    for name, amounts in prepared.brought.amounts().items() if prepared.brought is not None else ():
+        ledger.reserve(name, kind.name, peers, order.job.purpose, session.run, amounts, party.floor)
     artefact = artefact_id(kind.prefix, session.run)
     folder = party.results / artefact
     part = _empty(party.results / f"{artefact}.part")
     scratch = Scratch(_empty(party.runs / session.run / "scratch"), order.memory // 4)
     signing = partial(_signing_keys, order, session)
-    inputs = Inputs(prepared.source, scratch, part, signing, max(1, party.floor.min_group))
+    inputs = Inputs(prepared.brought, scratch, part, signing, max(1, party.floor.min_group))
     finished = await kind.play(session, prepared.params, inputs)
     shutil.rmtree(scratch.folder, ignore_errors=True)
+    for name, amounts in finished.spent.items():
+        ledger.settle(name, session.run, amounts)
     watch.countersigned = await session.countersign(order.identity.sign, _checker(order.federation))
     summary = _summary(order, prepared, session, finished, watch, artefact)
     write_whole(part / "result.json", msgspec.json.format(msgspec.json.encode(summary)))
@@ -310,9 +301,10 @@ def _summary(
         steps=tuple(watch.steps),
         facts=finished.facts,
         leaks=prepared.kind.leaks(job, prepared.params),
-        warnings=finished.warnings,
+        warnings=prepared.kind.cautions(job, prepared.params, order.federation) + finished.warnings,
         files=finished.files,
         algorithms=finished.algorithms,
+        charts=finished.charts,
     )
 
 
@@ -443,8 +435,8 @@ class _Watch:
         """Let go of the journal and the data."""
         if self._begun:
             self.journal.close()
-        if self.prepared is not None and self.prepared.source is not None:
-            self.prepared.source.close()
+        if self.prepared is not None and self.prepared.brought is not None:
+            self.prepared.brought.close()
 
     def _record(
         self, outcome: record.Outcome, folder: Path | None, finished: Finished | None, files: dict[str, str]
@@ -453,10 +445,10 @@ class _Watch:
         before = prepared.kind.leaks(order.job, prepared.params) if prepared else ()
         after = finished.leaks if finished else ()
         run = self.state.run if self._begun else UNKNOWN_RUN
-        data = {}
-        if prepared is not None and prepared.source is not None:
-            salt = record.fingerprint_salt(order.party.state, run)
-            data[order.job.data[order.party.name]] = prepared.source.fingerprint(salt).hex()
+        data: dict[str, str] = {}
+        if prepared is not None and prepared.brought is not None:
+            found = _fingerprints(order.party, prepared.brought, run)
+            data = {name: digest.hex() for name, digest in found.items()}
         record.write_record(
             folder,
             order.party.records,

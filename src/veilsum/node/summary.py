@@ -25,6 +25,36 @@ class StepTime(msgspec.Struct, frozen=True):
     received: int
 
 
+class Curve(msgspec.Struct, frozen=True, kw_only=True, tag="curve"):
+    """Lines over a common, ascending x: series → one value per position."""
+
+    title: str
+    x_name: str
+    x: tuple[float, ...]
+    series: dict[str, tuple[float, ...]]
+    unit: str = ""
+
+
+class Bars(msgspec.Struct, frozen=True, kw_only=True, tag="bars"):
+    """Bars: series → one value per group."""
+
+    title: str
+    groups: tuple[str, ...]
+    series: dict[str, tuple[float, ...]]
+    unit: str = ""
+
+
+class Grid(msgspec.Struct, frozen=True, kw_only=True, tag="grid"):
+    """Counts of a truth (rows) and an answer (columns): a confusion matrix."""
+
+    title: str
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+AnyChart = Curve | Bars | Grid
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """One party's view of one finished run: the content of ``result.json``.
 
@@ -38,6 +68,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         warnings: what the user should look at, each one sentence.
         files: name → file of this folder (results of this party only).
         algorithms: parameters and code paths in use.
+        charts: pictures of the result.
     """
 
     artefact: str
@@ -58,6 +89,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     files: dict[str, str] = {}
     algorithms: dict[str, Any] = {}
+    charts: tuple[AnyChart, ...] = ()
 
     @property
     def sent(self) -> int:

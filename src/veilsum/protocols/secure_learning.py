@@ -43,12 +43,13 @@ from numpy.typing import NDArray
 
 from veilsum.crypto.randomness import fresh
 from veilsum.data import features
-from veilsum.errors import BudgetExceeded, ConfigError, DataError, JobMismatch, ProtocolError
+from veilsum.errors import BudgetExceeded, ConfigError, DataError, ProtocolError
 from veilsum.exchanges import sharing
 from veilsum.exchanges.checkpoints import Checkpoints
 from veilsum.exchanges.sharing import Dealt, Heard, Released
 from veilsum.jobs import Job, Leak, digest
-from veilsum.learn import layers as graphs
+from veilsum.learn import architectures
+from veilsum.learn.architectures import Given, Mlp, check_agreed
 from veilsum.learn.graph import Graph
 from veilsum.learn.model import Model
 from veilsum.learn.shapes import infer
@@ -71,42 +72,6 @@ KIND: Final = "secure_learning"
 OWNER, MODELLER, COMPUTER, RECEIVER = Role("owner"), Role("modeller"), Role("computer"), Role("receiver")
 FRACTION: Final = 18
 Floats = NDArray[np.float64]
-
-
-class Mlp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mlp", tag_field="kind"):
-    """Linear layers with an activation between them; none hidden is logistic or linear regression."""
-
-    hidden: tuple[int, ...] = (32,)
-    activation: graphs.Activation = "relu"
-
-
-class Convnet(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="convnet", tag_field="kind"
-):
-    """Convolutions with pooling, then linear layers; the columns are the pixels of an image, row by row."""
-
-    image: tuple[int, int, int]
-    channels: tuple[int, ...] = (6, 16)
-    hidden: tuple[int, ...] = (120, 84)
-    kernel: int = 5
-    pool: Literal["max", "avg"] = "max"
-
-
-class Given(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="given", tag_field="kind"
-):
-    """The modeller's own model, which it brings as a file; its digest is agreed on beforehand.
-
-    Attributes:
-        digest: of the architecture, 64 hex digits (`veilsum model show` prints it).
-        public: the digest of the weights where these are public; "" where they are the modeller's secret.
-    """
-
-    digest: str
-    public: str = ""
-
-
-Architectures = Mlp | Convnet | Given
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,7 +104,7 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     task: Literal["train", "predict"] = "train"
     engine: Literal["rss3", "rss4"] = "rss3"
-    model: Architectures = Mlp()
+    model: architectures.Architecture = Mlp()
     features: dict[str, tuple[float, float]]
     target: str = ""
     classes: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 2
@@ -353,8 +318,8 @@ def forecast(
         ConfigError: the job, or a range within the model, cannot be.
     """
     cast = Cast.of(job, params)
-    graph = stated(params) if graph is None else graph
-    check_fit(params, graph)
+    graph = graph_of(params) if graph is None else graph
+    architectures.check_fit(graph, input_width(params), target_width(params))
     plan = Plan.of(params, {name: rows[name] for name in cast.owners}, graph)
     count = sum(rows.values()) if params.split == "rows" else max(rows.values())
     given = cast.modeller is not None
@@ -402,7 +367,7 @@ class Plan(NamedTuple):
     def of(cls, params: Params, rows: Mapping[PartyId, int], graph: Graph) -> "Plan":
         """Return the plan of a job."""
         by_rows = params.split == "rows"
-        width = len(features.expanded(params.features)) + target_width(params)
+        width = input_width(params) + target_width(params)
         shapes, order = {name: (count, width) for name, count in rows.items()}, None
         if not by_rows:
             shapes, order = columns_of(params, rows)
@@ -425,6 +390,22 @@ class Plan(NamedTuple):
         work = Work(graph, params.ranges, params.training, learnt, tested, wanted, bool(params.target))
         held_out = {name: held[name if by_rows else ""] for name in rows}
         return cls(shapes, order, work, held_out)
+
+
+def graph_of(params: Params) -> Graph:
+    """Return the graph of a model that the job itself states."""
+    assert not isinstance(params.model, Given)
+    return architectures.stated(params.model, input_width(params), target_width(params))
+
+
+def digest_of(words: Words) -> str:
+    """Return the hash of a model's weights as ring elements, 64 hex digits."""
+    return hashlib.sha256(words.astype("<u8").tobytes()).hexdigest()
+
+
+def input_width(params: Params) -> int:
+    """Return how many numbers a row has for the model."""
+    return len(features.expanded(params.features))
 
 
 def target_width(params: Params) -> int:
@@ -516,11 +497,11 @@ async def agree_on_graph(s: Session, params: Params, cast: Cast, model: Model | 
         ConfigError: it does not fit the job's columns.
     """
     if not isinstance(params.model, Given):
-        graph = stated(params)
+        graph = graph_of(params)
     elif s.me == cast.modeller:
         assert model is not None
         graph = model.graph
-        check_digest(graph, params.model.digest, s.me)
+        check_agreed("model", s.me, graph.digest().hex(), params.model.digest)
         text = np.frombuffer(msgspec.json.encode(graph), np.uint8)
         await s.broadcast(Architecture(text))  # 2
     else:
@@ -530,8 +511,8 @@ async def agree_on_graph(s: Session, params: Params, cast: Cast, model: Model | 
             graph = msgspec.json.decode(got.graph.tobytes(), type=Graph)
         except (msgspec.DecodeError, RecursionError) as error:
             raise ProtocolError(f"{cast.modeller} sent no model graph", party=s.me) from error
-        check_digest(graph, params.model.digest, cast.modeller)
-    check_fit(params, graph)
+        check_agreed("model", cast.modeller, graph.digest().hex(), params.model.digest)
+    architectures.check_fit(graph, input_width(params), target_width(params))
     return graph
 
 
@@ -546,91 +527,19 @@ async def publish(s: Session, plan: Plan, params: Params, cast: Cast, model: Mod
     assert cast.modeller is not None
     if model is not None:
         words = await s.compute(weights_of, plan.work, model)
-        check_weights(words, params.model.public, s.me)
+        check_agreed("public weights", s.me, digest_of(words), params.model.public)
         for index, (start, end) in enumerate(sharing.bounds(len(words))):
             await s.broadcast(Published(index, words[start:end]), of=cast.computers)  # 2
         return words
-    words = np.empty(count_of(plan.work.graph), np.uint64)
+    words = np.empty(architectures.count(plan.work.graph), np.uint64)
     if s.me in cast.computers:
         for index, (start, end) in enumerate(sharing.bounds(len(words))):
             got = await s[cast.modeller].recv(Published)  # 2
             if got.index != index or len(got.words) != end - start:
                 raise ProtocolError(f"{cast.modeller} publishes weights of another size", party=s.me)
             words[start:end] = got.words
-        check_weights(words, params.model.public, cast.modeller)
+        check_agreed("public weights", cast.modeller, digest_of(words), params.model.public)
     return words
-
-
-def check_weights(words: Words, wanted: str, whose: PartyId) -> None:
-    """Compare public weights with the agreed ones.
-
-    Raises:
-        JobMismatch: they are others.
-    """
-    found = hashlib.sha256(words.astype("<u8").tobytes()).hexdigest()
-    if found != wanted.lower():
-        raise JobMismatch(
-            f"the weights of {whose} have the digest {found[:16]}…, not the job's {wanted[:16]}…",
-            remedy="agree on one model, and write both of its digests into the job",
-        )
-
-
-def count_of(graph: Graph) -> int:
-    """Return how many numbers the weights of a graph are."""
-    return sum(math.prod(shape) for shape in graph.weights().values())
-
-
-def stated(params: Params) -> Graph:
-    """Return the graph of a model that the job itself states."""
-    inputs, outputs = len(features.expanded(params.features)), target_width(params)
-    model = params.model
-    if isinstance(model, Convnet):
-        return graphs.convnet(
-            model.image,
-            outputs,
-            channels=model.channels,
-            hidden=model.hidden,
-            kernel=model.kernel,
-            pool=model.pool,
-        )
-    assert isinstance(model, Mlp)
-    return graphs.mlp([inputs, *model.hidden, outputs], model.activation)
-
-
-def check_digest(graph: Graph, wanted: str, whose: PartyId) -> None:
-    """Compare a graph with the agreed one.
-
-    Raises:
-        JobMismatch: it is another.
-    """
-    if graph.digest().hex() != wanted.lower():
-        raise JobMismatch(
-            f"the model of {whose} has the digest {graph.digest().hex()[:16]}…, not the job's {wanted[:16]}…",
-            remedy="agree on one model, and write its digest into the job",
-        )
-
-
-def check_fit(params: Params, graph: Graph) -> None:
-    """Check that a graph takes the job's columns and gives its outputs.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    values = infer(graph)
-    inputs = list(graph.inputs.values())
-    wanted = len(features.expanded(params.features))
-    sizes = [math.prod(value.shape[1:]) for value in inputs]
-    if len(inputs) != 1 or sizes != [wanted] or inputs[0].index or inputs[0].shape[0] != -1:
-        raise ConfigError(
-            f"the model takes {sizes} numbers a row, the job has {wanted} features",
-            remedy="give the model one input, with as many numbers as there are features",
-        )
-    shape = values[graph.outputs[0]].shape
-    if len(graph.outputs) != 1 or len(shape) != 2 or (params.target and shape[1] != target_width(params)):
-        raise ConfigError(
-            f"the model's output {shape} does not fit a target of {target_width(params)} numbers",
-            remedy="give the model one output per class (cross_entropy), or one (bce, mse)",
-        )
 
 
 async def share(
@@ -676,7 +585,7 @@ async def get(
     }
     if secret_weights:
         assert cast.modeller is not None
-        expected["weights"] = (cast.modeller, (count_of(plan.work.graph),))
+        expected["weights"] = (cast.modeller, (architectures.count(plan.work.graph),))
     number = cast.number(s.me)
     return {
         name: await sharing.take(s, engine, number, owner, shape)  # 3
@@ -756,7 +665,7 @@ def rows_of(
         whole = Arith.joined(owned)
     else:
         whole = Arith.joined(owned, axis=1).taken(plan.order, axis=1)
-    width = len(features.expanded(params.features))
+    width = input_width(params)
     ((_, value),) = plan.work.graph.inputs.items()
     x = Fixed(engine, whole[:, :width], 1.0).reshape(-1, *value.shape[1:])
     return x, Fixed(engine, whole[:, width:], 1.0) if params.target else None
@@ -801,7 +710,7 @@ def released(plan: Plan, params: Params) -> dict[str, tuple[int, ...]]:
     if work.wanted.predictions and tested:
         shapes["predictions"] = (tested, outputs)
     if work.wanted.weights and plan.epochs:
-        shapes["weights"] = (count_of(work.graph),)
+        shapes["weights"] = (architectures.count(work.graph),)
     return shapes
 
 

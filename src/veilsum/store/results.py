@@ -1,10 +1,10 @@
-"""Write an alignment at its owner: the rows' places, and the owner's own rows that stand there."""
+"""Write results at their owner: an alignment with the own rows that stand in it, or columns of a table."""
 # ruff: noqa: S608 -- statements are built from fixed words, literals and quoted column names
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +76,40 @@ def write_alignment(
     finally:
         cursor.execute(f"DROP TABLE IF EXISTS {PLACES}")
         cursor.close()
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def write_columns(columns: Mapping[str, npt.NDArray[Any]], folder: Path, name: str) -> tuple[Path, Path]:
+    """Write a table that fits the memory as Parquet and CSV; both 0600, each whole or not at all.
+
+    Args:
+        columns: name → (rows,) int64, float64, or objects that are texts.
+        folder: made if it does not exist.
+        name: of the files, which end in ``.parquet`` and ``.csv``.
+
+    Raises:
+        StoreError: the disk is full.
+    """
+    import duckdb
+
+    arrays, values = {}, []
+    for at, (title, column) in enumerate(columns.items()):
+        value, array = f"c{at}", column
+        if column.dtype == object:  # texts go as places in a list of the different ones
+            different, array = np.unique(column.astype(str), return_inverse=True)
+            value = f"[{', '.join(literal(str(text)) for text in different)}][c{at} + 1]"
+        arrays[f"c{at}"] = np.ascontiguousarray(array)
+        values.append(f"{value} AS {quoted(title)}")
+    stage = _stage(folder)
+    try:
+        with duckdb.connect() as database:
+            database.register("columns", arrays)
+            query = f"SELECT {', '.join(values)} FROM columns"
+            for ending, options in ((".parquet", PARQUET), (".csv", CSV)):
+                _copy(database, query, stage / f"{name}{ending}", options, "the result")
+        parquet, text = (_publish(stage / f"{name}{ending}", folder) for ending in (".parquet", ".csv"))
+        return parquet, text
+    finally:
         shutil.rmtree(stage, ignore_errors=True)
 
 
