@@ -85,6 +85,14 @@ def test_three_hospitals_learn_what_the_reference_learns():
     assert len(plan.work.learnt) == 120
 
 
+def test_four_computing_parties_of_which_one_may_cheat():
+    parties = {"owner": ("a", "b", "c"), "computer": ("a", "b", "c", "d")}
+    agreed, own = learners.job(parties, engine="rss4"), learners.owned()
+    results = succeed(agreed, own)
+    check_against_twin(results, agreed, own, mlp([4, 5, 2]))
+    assert results["d"].metrics is None
+
+
 def test_only_whom_the_job_names_gets_anything():
     results = succeed(learners.job(), learners.owned())
     assert results["a"].model is not None

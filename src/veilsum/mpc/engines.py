@@ -8,9 +8,10 @@ import numpy as np
 from veilsum.crypto.prg import KEY_BYTES
 from veilsum.mpc.engine import Engine, Link
 from veilsum.mpc.rss3 import RSS3
+from veilsum.mpc.rss4 import RSS4
 from veilsum.mpc.wire import Wire
 
-ENGINES: Mapping[str, type[RSS3]] = MappingProxyType({RSS3.name: RSS3})
+ENGINES: Mapping[str, type[RSS3] | type[RSS4]] = MappingProxyType({RSS3.name: RSS3, RSS4.name: RSS4})
 
 
 def start(name: str, wire: Wire, fresh: Callable[[int], bytes], link: Link | None = None) -> Engine:

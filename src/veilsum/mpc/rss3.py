@@ -163,8 +163,8 @@ class RSS3(Engine):
 
         With the offset 2^62 the value's top bit is zero, so the summands of parties 0 and 1 wrap exactly if
         one of their top bits is set. That "or" is shared modulo 2^f by help of a product of random bits.
-        Shifting the summands apart loses 1 more than the floor with the probability that makes the whole an
-        unbiased stochastic rounding once 1 is added; the offset has it.
+        Shifting the summands apart loses 1 with a probability that makes the whole an unbiased stochastic
+        rounding once 1 - 2^-drop is added, and exact quotients exact; the offset has it.
         """
         n, plane = z.size, words(z.size)
         out = np.empty((2, n), np.uint64)
@@ -183,7 +183,7 @@ class RSS3(Engine):
         lead = self.me == 0
         source = self._mine if lead else self._next
         if lead:
-            offset = _OFFSET + np.uint64(1 << drop)
+            offset = _OFFSET + np.uint64((1 << drop) - 1)
             summand = z + offset if folded else z - source.words(n) + offset
             triple, both = source.words(plane), source.words(n)
             self.wire.exchange({}, {})  # 1

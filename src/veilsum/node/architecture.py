@@ -6,9 +6,10 @@ from typing import NamedTuple
 import msgspec
 
 from veilsum.data import features
+from veilsum.learn.architectures import Given, Mlp
 from veilsum.learn.graph import Graph, Operation, Shape
 from veilsum.learn.shapes import infer
-from veilsum.protocols.secure_learning import Given, Mlp, Params, target_width
+from veilsum.protocols.secure_learning import Params, target_width
 
 _SHOWN = 24
 

@@ -20,6 +20,7 @@ from veilsum.arith import cpu
 from veilsum.data import features
 from veilsum.errors import ConfigError
 from veilsum.jobs import Job
+from veilsum.learn.architectures import Given, check_agreed, check_fit
 from veilsum.learn.graph import Graph
 from veilsum.learn.model import Model
 from veilsum.mpc import cost, layers
@@ -31,7 +32,7 @@ from veilsum.node.datasets import MODEL, data_set, model_file, open_columns
 from veilsum.node.kind import Amounts, Finished, Inputs, Kind
 from veilsum.parties import Federation, PartyId
 from veilsum.protocols import secure_learning
-from veilsum.protocols.secure_learning import Cast, Given, Own, Params, Plan
+from veilsum.protocols.secure_learning import Cast, Own, Params, Plan
 from veilsum.store.features import Features
 
 KIND: Final = secure_learning.KIND
@@ -105,12 +106,12 @@ class Holdings:
         if self._file is not None:
             assert isinstance(self.params.model, Given)
             model = Model.load(self._file[1])
-            secure_learning.check_digest(model.graph, self.params.model.digest, self.me)
+            check_agreed("model", self.me, model.graph.digest().hex(), self.params.model.digest)
             try_out(self.params, model.graph)
             secure_learning.weights_of(Plan.of(self.params, {self.me: _TRIED}, model.graph).work, model)
             self.model = model
         elif not isinstance(self.params.model, Given):
-            try_out(self.params, secure_learning.stated(self.params))
+            try_out(self.params, secure_learning.graph_of(self.params))
 
     def amounts(self) -> Amounts:
         """Return what a run may reveal: rows that are learnt from, answers that the model may give."""
@@ -189,7 +190,7 @@ def try_out(params: Params, graph: Graph) -> None:
     Raises:
         ConfigError: an operation is not built, or a range is unknown or too large; names its place.
     """
-    secure_learning.check_fit(params, graph)
+    check_fit(graph, secure_learning.input_width(params), secure_learning.target_width(params))
     for node in graph.nodes:
         layers.check(node)
     training = msgspec.structs.replace(params.training, epochs=1)
@@ -252,7 +253,7 @@ def _domain(host: str) -> str:
 def graph_at(job: Job, params: Params, party: PartyConfig) -> Graph | None:
     """Return the model's graph as this party knows it before the run."""
     if not isinstance(params.model, Given):
-        return secure_learning.stated(params)
+        return secure_learning.graph_of(params)
     cast = Cast.of(job, params)
     if cast.modeller != party.name:
         return None

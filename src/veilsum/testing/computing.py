@@ -10,6 +10,7 @@ import numpy as np
 from veilsum.errors import PeerAborted
 from veilsum.mpc.engine import Engine, Link
 from veilsum.mpc.rss3 import RSS3
+from veilsum.mpc.rss4 import RSS4
 from veilsum.mpc.shares import Words
 from veilsum.mpc.wire import Incoming, Outgoing, Wire
 
@@ -56,6 +57,12 @@ def rss3(wire: Wire, seed: int = 0, link: Link | None = None) -> RSS3:
     """Return a party of three whose keys come from a seed."""
     keys = np.random.default_rng(seed).bytes(48)
     return RSS3(wire, [keys[16 * (at % 3) : 16 * (at % 3) + 16] for at in (wire.me, wire.me + 1)], link)
+
+
+def rss4(wire: Wire, seed: int = 0, link: Link | None = None) -> RSS4:
+    """Return a party of four whose keys come from a seed."""
+    keys = np.random.default_rng(seed).bytes(64)
+    return RSS4(wire, [keys[16 * at : 16 * at + 16] for at in RSS4.held(wire.me)], link)
 
 
 def together(
