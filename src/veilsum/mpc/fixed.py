@@ -113,8 +113,9 @@ class Fixed:
             return type(self)(self.engine, self.share + other.share, self.bound + other.bound)
         public = np.asarray(other, np.float64)
         shape = np.broadcast_shapes(self.shape, public.shape)
-        share = self.engine.plus(self.share.spread(shape), encode(public, self.engine.fraction))
-        return type(self)(self.engine, share, self.bound + _largest(public))
+        ring = encode(public, self.engine.fraction)
+        share = self.engine.plus(self.share.spread(shape), ring)
+        return type(self)(self.engine, share, self.bound + _largest(decode(ring, self.engine.fraction)))
 
     __radd__ = __add__
 
@@ -140,9 +141,10 @@ class Fixed:
             # whole numbers need no truncation
             whole = np.asarray(public.astype(np.int64)).view(np.uint64)
             return type(self)(self.engine, self.share.scaled(whole), self.bound * _largest(public))
-        bound = self.product_bound(_largest(public))
-        product = self.share.scaled(np.asarray(encode(public, f)))
-        return type(self)(self.engine, self.engine.truncate(product, f), bound)
+        drop = f + self._finer(_largest(public))
+        factor = np.asarray(encode(public, drop))
+        bound = self.product_bound(_largest(decode(factor, drop)))
+        return type(self)(self.engine, self.engine.truncate(self.share.scaled(factor), drop), bound)
 
     __rmul__ = __mul__
 
@@ -152,9 +154,9 @@ class Fixed:
             bound = self.product_bound(other.bound, self.shape[-1])
             return type(self)(self.engine, self.engine.matmul(self.share, other.share, f), bound)
         public = np.asarray(other, np.float64)
-        bound = self.product_bound(_largest(public), self.shape[-1])
-        share = self.engine.constant(encode(public, f))
-        return type(self)(self.engine, self.engine.matmul(self.share, share, f), bound)
+        ring = encode(public, f)
+        bound = self.product_bound(_largest(decode(ring, f)), self.shape[-1])
+        return type(self)(self.engine, self.engine.matmul(self.share, self.engine.constant(ring), f), bound)
 
     def sum(self, axis: int | tuple[int, ...] | None = None, *, keep: bool = False) -> Self:
         """Return the sum over axes (None: all)."""
@@ -174,6 +176,13 @@ class Fixed:
             return type(self)(self.engine, self.share.scaled(1 << -bits), self.bound * 2.0**-bits)
         bound = self.bound * 2.0**-bits + 2.0**-self.engine.fraction
         return type(self)(self.engine, self.engine.truncate(self.share, bits), bound)
+
+    def _finer(self, factor: float) -> int:
+        """Return how many more bits than f a public factor below 1 gets, to be as precise as one."""
+        if not 0 < factor < 1 or not self.bound:
+            return 0
+        room = HEADROOM - 2 * self.engine.fraction - math.log2(self.bound * factor)
+        return max(0, min(math.ceil(-math.log2(factor)), math.floor(room) - 1))
 
     def _with(self, share: Arith) -> Self:
         return type(self)(self.engine, share, self.bound)
@@ -225,8 +234,8 @@ def width_of(bound: float, fraction: int) -> int:
 
 def public(engine: Engine, values: ArrayLike) -> Fixed:
     """Return public numbers as a (trivial) share."""
-    numbers = np.asarray(values, np.float64)
-    return Fixed(engine, engine.constant(encode(numbers, engine.fraction)), _largest(numbers))
+    ring = encode(values, engine.fraction)
+    return Fixed(engine, engine.constant(ring), _largest(decode(ring, engine.fraction)))
 
 
 def deal(engine: Engine, values: ArrayLike | None, owner: int, shape: tuple[int, ...], bound: float) -> Fixed:

@@ -5,6 +5,7 @@ every input. Gradients that are products stay unfinished (`Pending`) until all o
 reduced in the rounds of one.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from veilsum.errors import ConfigError
 from veilsum.learn import graph as g
 from veilsum.learn.shapes import concrete
 from veilsum.mpc import compare, exponential, quotients
-from veilsum.mpc.engine import Engine
+from veilsum.mpc.engine import HEADROOM, Engine
 from veilsum.mpc.fixed import Fixed, choose
 from veilsum.mpc.shares import Arith, Product
 from veilsum.mpc.windows import Geometry, gathered, windows
@@ -47,6 +48,18 @@ class OneHot(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         """The shape of the numbers."""
         return self.share.shape[:-1]
+
+    def reshape(self, *shape: int) -> "OneHot":
+        """Return the same numbers in another shape."""
+        return OneHot(self.share.reshape(*shape, self.share.shape[-1]))
+
+    def permuted(self, *axes: int) -> "OneHot":
+        """Return the axes of the numbers in another order."""
+        return OneHot(self.share.permuted(*axes, len(axes)))
+
+    def spread(self, shape: Sequence[int]) -> "OneHot":
+        """Return the numbers broadcast to a shape."""
+        return OneHot(self.share.spread((*shape, self.share.shape[-1])))
 
 
 class Pending(NamedTuple):
@@ -87,6 +100,12 @@ class Pass(NamedTuple):
 def settle(engine: Engine, gradients: Sequence[Gradient], extra: int = 0) -> list[Fixed | None]:
     """Reduce everything pending in the rounds of one; divide it by 2^extra on the way."""
     open_ones = [one for one in gradients if isinstance(one, Pending)]
+    limit, most = _limit(engine), max((one.bound for one in open_ones), default=0.0)
+    if most > limit:
+        raise ConfigError(
+            f"a sum of products may reach {most:.3g}, beyond {limit:.3g}",
+            remedy="declare tighter ranges, or take a smaller batch",
+        )
     drop = engine.fraction + extra
     done = iter(engine.reduce_all([one.product for one in open_ones], drop) if open_ones else [])
     settled: list[Fixed | None] = []
@@ -96,6 +115,11 @@ def settle(engine: Engine, gradients: Sequence[Gradient], extra: int = 0) -> lis
         else:
             settled.append(one)
     return settled
+
+
+def _limit(engine: Engine) -> float:
+    """Return what an unfinished product must not exceed."""
+    return 2.0 ** (HEADROOM - 2 * engine.fraction) * (1 + 2.0**-20)  # the bounds' own roundings
 
 
 def times(a: Fixed, b: Fixed) -> Pending:
@@ -426,13 +450,28 @@ def _normalised(p: Pass, x: Fixed, axes: tuple[int, ...], eps: float) -> tuple[F
     mean = x.mean(axes, keep=True)
     centred = (x - mean).within(2 * x.bound)
     count = int(np.prod([x.shape[a] for a in axes], dtype=np.int64))
-    # the squares are summed before they are reduced: one product a group
-    squares = times(centred, centred)
-    bound = squares.bound * count
-    total = finish(Pending(squares.product.sum(axes, keep=True), bound), p.engine)
+    total = _sum_of_squares(centred, axes).reshape(*mean.shape)
     variance = (total * (1.0 / count)).within(x.bound * x.bound)
-    inverse = quotients.rsqrt(variance + eps, least=eps)
+    inverse = _deviation(variance, eps)
     return mean, variance, inverse, (centred * inverse).within(p.ranges.activations)
+
+
+def _deviation(variance: Fixed, eps: float) -> Fixed:
+    """Return 1 / sqrt(variance + eps); an eps that fixed point cannot hold is one in the last bit."""
+    least = max(eps, 2.0**-variance.engine.fraction)
+    return quotients.rsqrt(variance + least, least=least)
+
+
+def _sum_of_squares(x: Fixed, axes: tuple[int, ...]) -> Fixed:
+    """Return the sums over axes, which go; squares are summed before they are reduced, as far as they fit."""
+    squares = times(x, x)
+    rest = tuple(a for a in range(x.ndim) if a not in axes)
+    shape = tuple(x.shape[a] for a in rest)
+    flat = squares.product.permuted(*rest, *axes).reshape(*shape, -1)
+    size = max(1, math.floor(_limit(x.engine) / squares.bound)) if squares.bound else flat.shape[-1]
+    sums = [flat[..., at : at + size].sum(-1, keep=True) for at in range(0, flat.shape[-1], size)]
+    together = Pending(Product.joined(sums, axis=-1), squares.bound * min(size, flat.shape[-1]))
+    return finish(together, x.engine).sum(x.ndim - len(axes))
 
 
 def _normalised_back(p: Pass, grad: Fixed, inverse: Fixed, hat: Fixed, axes: tuple[int, ...]) -> Pending:
@@ -450,7 +489,7 @@ def _batch_norm(
 ) -> Any:
     along = (1, x.shape[1], *(1,) * (x.ndim - 2))
     if not p.training:
-        inverse = quotients.rsqrt(variance + op.eps, least=op.eps)
+        inverse = _deviation(variance, op.eps)
         factor = (scale * inverse).within(p.ranges.activations)
         return (x - mean.reshape(*along)) * factor.reshape(*along) + shift.reshape(*along), None
     axes = tuple(a for a in range(x.ndim) if a != 1)
@@ -498,7 +537,7 @@ def _layer_norm_back(
 # -- moves
 
 
-def _reshape(p: Pass, op: g.Reshape, x: Fixed) -> Any:
+def _reshape(p: Pass, op: g.Reshape, x: Value) -> Any:
     return x.reshape(*concrete(op.shape, p.batch)), None
 
 
@@ -506,7 +545,7 @@ def _reshape_back(p: Pass, op: g.Reshape, memory: Any, grad: Fixed, x: Fixed) ->
     return [grad.reshape(*x.shape)]
 
 
-def _permute(p: Pass, op: g.Permute, x: Fixed) -> Any:
+def _permute(p: Pass, op: g.Permute, x: Value) -> Any:
     return x.permuted(*op.axes), None
 
 
@@ -514,7 +553,7 @@ def _permute_back(p: Pass, op: g.Permute, memory: Any, grad: Fixed, x: Fixed) ->
     return [grad.permuted(*np.argsort(op.axes).tolist())]
 
 
-def _expand(p: Pass, op: g.Expand, x: Fixed) -> Any:
+def _expand(p: Pass, op: g.Expand, x: Value) -> Any:
     return x.spread(concrete(op.shape, p.batch)), None
 
 
@@ -522,8 +561,11 @@ def _expand_back(p: Pass, op: g.Expand, memory: Any, grad: Fixed, x: Fixed) -> l
     return [_summed(grad, x.shape)]
 
 
-def _concat(p: Pass, op: g.Concat, *several: Fixed) -> Any:
-    return Fixed.joined(several, op.axis), None
+def _concat(p: Pass, op: g.Concat, *several: Value) -> Any:
+    numbers = [one for one in several if isinstance(one, Fixed)]
+    if not numbers:
+        return OneHot(Arith.joined([one.share for one in several], op.axis)), None
+    return Fixed.joined(numbers, op.axis), None
 
 
 def _concat_back(p: Pass, op: g.Concat, memory: Any, grad: Fixed, *several: Fixed) -> list[Gradient]:
@@ -535,8 +577,9 @@ def _concat_back(p: Pass, op: g.Concat, memory: Any, grad: Fixed, *several: Fixe
     ]
 
 
-def _slice(p: Pass, op: g.Slice, x: Fixed) -> Any:
-    return x[(*(slice(None),) * op.axis, slice(op.start, op.stop, op.step))], None
+def _slice(p: Pass, op: g.Slice, x: Value) -> Any:
+    where = (*(slice(None),) * op.axis, slice(op.start, op.stop, op.step))
+    return (OneHot(x.share[where]) if isinstance(x, OneHot) else x[where]), None
 
 
 def _slice_back(p: Pass, op: g.Slice, memory: Any, grad: Fixed, x: Fixed) -> list[Gradient]:
