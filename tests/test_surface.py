@@ -7,7 +7,7 @@ import veilsum
 from veilsum import errors
 from veilsum.cli import main
 
-NAMES = ["Aligned", "__version__", "align"]
+NAMES = ["Aligned", "Trained", "__version__", "align", "from_onnx", "from_torch", "train"]
 
 VERBS = {
     "approve": {"--person", "--key", "--note", "--home"},

@@ -109,11 +109,11 @@ async def take(
     keys: dict[int, bytes] = {}
     for index, (start, end) in enumerate(bounds(len(last))):
         got = await s[owner].recv(Dealt)  # 3
-        if index == 0:
-            keys = dict(zip(got.components, got.keys, strict=False))
-        wrong_keys = list(keys) != expected or any(len(key) != KEY_BYTES for key in keys.values())
+        due = expected if index == 0 else []
+        wrong_keys = got.components != due or [len(key) for key in got.keys] != [KEY_BYTES] * len(due)
         if got.index != index or len(got.words) != end - start or wrong_keys:
             raise ProtocolError(f"{owner} shares an input of another shape than it announced", party=s.me)
+        keys |= zip(due, got.keys, strict=True)
         last[start:end] = got.words
     return await s.compute(inputs.held, engine, number, shape, keys, last if holds_last else None)
 

@@ -77,13 +77,13 @@ def check_fit(graph: Graph, inputs: int, outputs: int) -> None:
     """
     values, given = infer(graph), list(graph.inputs.values())
     sizes = [math.prod(value.shape[1:]) for value in given]
-    if sizes != [inputs] or given[0].index or given[0].shape[0] != -1:
+    if sizes != [inputs] or given[0].index or given[0].shape[:1] != (-1,):
         raise ConfigError(
             f"the model takes {sizes} numbers a row, the job has {inputs} features",
             remedy="give the model one input, with as many numbers as there are features",
         )
     shape = values[graph.outputs[0]].shape
-    if len(graph.outputs) != 1 or len(shape) != 2 or (outputs and shape[1] != outputs):
+    if len(graph.outputs) != 1 or len(shape) != 2 or shape[0] != -1 or outputs not in {0, shape[1]}:
         raise ConfigError(
             f"the model's output {shape} does not fit a target of {outputs} numbers",
             remedy="give the model one output per class (cross_entropy), or one (bce, mse)",

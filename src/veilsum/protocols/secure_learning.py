@@ -509,7 +509,7 @@ async def agree_on_graph(s: Session, params: Params, cast: Cast, model: Model | 
         got = await s[cast.modeller].recv(Architecture)  # 2
         try:
             graph = msgspec.json.decode(got.graph.tobytes(), type=Graph)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ProtocolError(f"{cast.modeller} sent no model graph", party=s.me) from error
         check_agreed("model", cast.modeller, graph.digest().hex(), params.model.digest)
     architectures.check_fit(graph, input_width(params), target_width(params))
