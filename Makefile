@@ -7,10 +7,13 @@ NATIVE := CMakeLists.txt $(wildcard src/veilsum/arith/native/*)
 SETTINGS := pyproject.toml constraints.txt
 PACKAGE := $(shell find src -name '*.py' -o -name '*.css' -o -name '*.parquet')
 
-.PHONY: demo test slow quick lint bench docs clean
+.PHONY: demo demo-learn test slow quick lint bench docs clean
 
 demo: $(VENV)/.user
 	@$(BIN)/veilsum demo
+
+demo-learn: $(VENV)/.user  ## three hospitals train one model on secret shares
+	@$(BIN)/veilsum demo learn
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -24,11 +24,14 @@ import typer
 from veilsum import events
 from veilsum.cli import main
 from veilsum.jobs import Job, Leak
+from veilsum.mpc.layers import Ranges
+from veilsum.mpc.optimisers import Adam, Schedule, Sgd
+from veilsum.mpc.training import Training
 from veilsum.net import control, link, messages
 from veilsum.net.config import NetConfig
 from veilsum.node.kinds import kind_of, params_of
 from veilsum.parties import PartyId, Role
-from veilsum.protocols import dh_ring, hidden_psi, hidden_union
+from veilsum.protocols import dh_ring, hidden_psi, hidden_union, secure_learning
 
 HERE = Path(__file__).parent
 MARK = re.compile(r"^<!-- insert: ([a-z-]+) -->$", re.MULTILINE)
@@ -117,7 +120,33 @@ RING = Construction(
 CONSTRUCTIONS: Mapping[str, Construction] = {"blind-rsa": BLIND_RSA, "union": UNION, "ring": RING}
 """All of them, by their names in marks."""
 
+
+def learning_job(parties: Mapping[str, Sequence[str]], **params: Any) -> Job:
+    """Return a job of secure learning."""
+    asked = {"features": {"age": [0, 120]}} | params
+    return msgspec.structs.replace(job(parties, **asked), kind=secure_learning.KIND)
+
+
+HOSPITALS = ("hospital-a", "hospital-b", "hospital-c")
+_TOGETHER = {"owner": HOSPITALS, "computer": HOSPITALS}
+_QUESTION = {"owner": ("hospital-b",), "modeller": ("hospital-a",), "computer": HOSPITALS}
+LEARNING = Construction(
+    secure_learning,
+    {
+        "Three hospitals train; metrics to all, the model to hospital-a": learning_job(
+            _TOGETHER, target="ill", release={"metrics": list(HOSPITALS), "weights": ["hospital-a"]}
+        ),
+        "hospital-b asks the model of hospital-a": learning_job(
+            _QUESTION,
+            task="predict",
+            model={"kind": "given", "digest": "5c42"},
+            release={"predictions": ["hospital-b"]},
+        ),
+    },
+)
+
 _of_pair, _of_ring = list(BLIND_RSA.examples.values()), list(RING.examples.values())
+_of_learning = list(LEARNING.examples.values())
 QUESTIONS: Mapping[str, Job] = {
     "Line our customers up for a joint model; only one side may see whom we share": _of_pair[0],
     "The same, and neither side may see whom we share": UNION.examples["`hidden_union`"],
@@ -125,6 +154,8 @@ QUESTIONS: Mapping[str, Job] = {
     "Which customers do we both have? Both are to learn it": _of_ring[0],
     "The same, compared by a neutral party": _of_ring[2],
     "Which customers do all of us (up to six) have?": _of_ring[3],
+    "Train one model on the rows of all of us, and show nobody a row": _of_learning[0],
+    "Ask another's model about my rows, and show neither": _of_learning[1],
 }
 """The questions of the README, each with the job that answers it."""
 
@@ -135,10 +166,14 @@ def leaks_of(job: Job) -> tuple[Leak, ...]:
 
 
 def in_one_cell(leaks: Sequence[Leak]) -> str:
-    """Return what an alignment leaks as one line, those who learn the same named together."""
+    """Return what a job leaks as one line, those who learn the same named together.
+
+    Of an alignment it says nothing of models, which have jobs of their own.
+    """
+    aligning = any(leak.part == "alignment" for leak in leaks)
     who: dict[str, list[str]] = {}
     for leak in leaks:
-        if leak.part == "alignment":
+        if leak.part == "alignment" or not aligning:
             who.setdefault(leak.what, []).append(leak.who)
     return "; ".join(f"{', '.join(names)}: {what}" for what, names in who.items())
 
@@ -160,6 +195,18 @@ def steps(made: Construction) -> str:
 def params(made: Construction) -> str:
     """Return the parameters of a construction."""
     return _fields(made.script.Params)
+
+
+def training() -> str:
+    """Return how a model is trained: the keys of training, of its schedule and of both optimisers."""
+    titles = {"schedule": Schedule, "sgd": Sgd, "adam": Adam}
+    more = (f"`{name}`:\n\n{_fields(struct)}" for name, struct in titles.items())
+    return "\n\n".join([_fields(Training), *more])
+
+
+def ranges() -> str:
+    """Return the promises about a model's values."""
+    return _fields(Ranges)
 
 
 def protocol_messages(made: Construction) -> str:
@@ -294,8 +341,37 @@ def _fields(struct: type[msgspec.Struct]) -> str:
         shown = "" if field.default is msgspec.NODEFAULT else f"`{field.default}`"
         if isinstance(field.default, bool):
             shown = shown.lower()
-        rows.append([f"`{field.name}`", shown, said[field.name]])
+        if isinstance(field.default, msgspec.Struct):  # a table of its own
+            tag = type(field.default).__struct_config__.tag
+            shown = f"`{tag}`" if tag else ""
+        if field.default == "":
+            shown = ""
+        rows.append([f"`{field.name}`", shown, said.get(field.name) or SAID[field.name]])
     return table(["name", "default", "meaning"], rows)
+
+
+SAID: Mapping[str, str] = {
+    "engine": "`rss3`: three computing parties, semi-honest; `rss4`: four, malicious with abort",
+    "model": "what is trained or asked: `mlp`, `convnet` or `given`, each with keys of its own",
+    "training": "how it is trained, below",
+    "ranges": "what no value of the model exceeds, below",
+    "release": "who gets what: `weights`, `metrics`, `predictions`, each a list of parties",
+    "link": "`round_trip` (seconds) and `bandwidth` (bytes a second): they decide how deep circuits are",
+    "max_rows": "the most rows that an owner brings",
+    "optimiser": "`sgd` or `adam`, below",
+    "schedule": "how the rate changes, below",
+    "epochs": "how often all rows are learnt from",
+    "rate": "of learning",
+    "momentum": "the part of the last step that goes on",
+    "decay": "of weights, in each step",
+    "beta1": "of the first moment",
+    "beta2": "of the second moment",
+    "eps": "added to the root of the second moment",
+    "clip": "the largest Euclidean norm of the gradient of a batch; 0 for none",
+    "every": "epochs between two changes (`step`)",
+    "factor": "of each change (`step`)",
+}
+"""What tables say of fields that explain themselves in code, or have tables of their own."""
 
 
 def attributes(struct: type) -> dict[str, str]:
@@ -329,6 +405,8 @@ INSERTIONS: Mapping[str, Callable[[], str]] = {
     "events": event_types,
     "command-line": command_line,
     "decisions": decisions,
+    "training": training,
+    "ranges": ranges,
 } | {
     f"{what}-{name}": functools.partial(make, made)
     for what, make in {
@@ -337,6 +415,6 @@ INSERTIONS: Mapping[str, Callable[[], str]] = {
         "leaks": leak_tables,
         "messages": protocol_messages,
     }.items()
-    for name, made in CONSTRUCTIONS.items()
+    for name, made in {**CONSTRUCTIONS, "learning": LEARNING}.items()
 }
 """What a page can have inserted."""

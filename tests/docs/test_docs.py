@@ -28,7 +28,7 @@ from veilsum.exchanges import id_lists
 from veilsum.net.config import NetConfig
 from veilsum.node import alignments, config
 from veilsum.node.demo_data import write_demo
-from veilsum.node.kinds import kind_of, params_of
+from veilsum.node.kinds import KINDS, kind_of, params_of
 from veilsum.node.toml import read
 from veilsum.protocols import dh_ring, hidden_psi, hidden_union
 from veilsum.store.sources import Source
@@ -140,7 +140,7 @@ def test_a_wrong_option_would_be_noticed():
         disarmed(main.build())(["run", "job.toml", "--wiat", "3"], standalone_mode=False)
 
 
-INLINE = re.compile(r"`veilsum ((?:[a-z]+ )?[a-z]+)[^`]*`")
+INLINE = re.compile(r"`veilsum ((?:[a-z]+ )?[a-z][a-z-]*)[^`]*`")
 
 
 def test_verbs_named_in_sentences_exist(insertions):
@@ -197,11 +197,19 @@ def nobody_there(monkeypatch):
         yield
 
 
-def test_the_demo_prints_what_the_readme_shows(tmp_path):
-    text = between((ROOT / "README.md").read_text(), "<!-- run: demo -->", "\n## ")
+@pytest.mark.parametrize(
+    ("begin", "end", "words"),
+    [
+        ("<!-- run: demo -->", "\n### ", ["demo"]),
+        ("<!-- run: demo learn -->", "<!-- end: demo learn -->", ["demo", "learn"]),
+    ],
+    ids=["align", "learn"],
+)
+def test_the_demo_prints_what_the_readme_shows(tmp_path, begin, end, words):
+    text = between((ROOT / "README.md").read_text(), begin, end)
     (found,) = [Block(ROOT / "README.md", *m) for m in FENCE.findall(text)]
-    assert found.commands == [(None, "veilsum demo")]
-    child = start(["demo", "--folder", "demo"], tmp_path)
+    assert found.commands == [(None, " ".join(["veilsum", *words]))]
+    child = start([*words, "--folder", "demo"], tmp_path)
     told, _ = child.communicate(timeout=60)
     assert child.returncode == 0, told
     check_shown(found, told)
@@ -329,7 +337,8 @@ def test_the_readme_says_of_leaks_what_the_protocol_says(insertions):
         for question, job in insertions.QUESTIONS.items()
     ]
     for cell, job in zip(cells[1:], insertions.QUESTIONS.values(), strict=True):
-        assert f"`{job.params['mode']}`" in cell[2], cell[1]
+        said = job.params["mode"] if job.kind == "hidden_psi" else job.kind
+        assert f"`{said}`" in cell[2], cell[1]
 
 
 def test_pages_show_every_construction(insertions):
@@ -339,7 +348,9 @@ def test_pages_show_every_construction(insertions):
         job.params["mode"] for made in insertions.CONSTRUCTIONS.values() for job in made.examples.values()
     }
     assert modes == set(alignments.MODES)
-    assert {kind_of(job) for job in insertions.QUESTIONS.values()} == shown
+    asked = insertions.QUESTIONS.values()
+    assert {kind_of(job) for job in asked if job.kind == "hidden_psi"} == shown
+    assert {job.kind for job in asked} == set(KINDS)
 
 
 def keys_in(page, name):
@@ -380,7 +391,7 @@ def test_a_file_on_a_page_can_be_read(block, tmp_path):
     path.write_text(block.text)
     if path.name == "job.toml":
         job = config.load_job(path)
-        assert job.kind == "hidden_psi"
+        assert job.kind in KINDS
         kind, params = kind_of(job), params_of(job)
         assert set(kind.bringers(job, params)) == set(job.data)
         assert kind.leaks(job, params)

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from veilsum import events
 from veilsum.errors import DataError, JobMismatch, PeerAborted, PeerLost, ProtocolError, StepTimeout
 from veilsum.net.control import Abort, Payload
 from veilsum.net.ports import Links
@@ -331,6 +332,23 @@ def test_more_lanes_in_one_process_than_a_pool_has_threads(clean):
     results = clean(lambda: play(dict.fromkeys(names, part)))
     assert all(result is True for result in results.values()), results
     assert threading.active_count() <= before + 1
+
+
+def test_a_step_counts_what_its_lanes_carry(clean):
+    told = []
+
+    async def part(session):
+        for number, times in ((1, 2), (2, 0), (3, 1)):
+            async with session.step(number, "s"):
+                for _ in range(times):
+                    await session.in_lane("x", waits)
+        return True
+
+    results = clean(lambda: play({ANN: part, BOB: part}, sink=told.append))
+    assert all(result is True for result in results.values()), results
+    for name in (ANN, BOB):
+        done = [event for event in told if isinstance(event, events.StepDone) and event.party == name]
+        assert [(event.sent, event.received) for event in done] == [(6, 6), (0, 0), (3, 3)]
 
 
 def test_an_error_of_a_lanes_program(clean):

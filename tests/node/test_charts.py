@@ -134,3 +134,13 @@ def test_the_same_arguments_give_the_same_picture_with_a_description_for_readers
     assert set(root.get("aria-labelledby", "").split()) == ids
     assert "http" not in first.replace("http://www.w3.org/2000/svg", "")
     assert "url(" not in first
+
+
+def test_a_grid_shades_each_row_by_its_parts():
+    drawing = charts.grid("t", ["sick", "well"], [[3, 1], [0, 0]])
+    cells = of_kind(drawing, "rect")
+    assert [cell.get("class") for cell in cells] == ["c0", "c1", "c1", "c0"]
+    shades = [float(cell.get("fill-opacity", "0")) for cell in cells]
+    assert shades == [0.455, 0.205, 0.08, 0.08]
+    assert "truth sick: 3 as sick, 1 as well; truth well: 0 as sick, 0 as well" in words(drawing)
+    assert charts.grid("t", [], [])

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from veilsum.jobs import Floor
+from veilsum.learn.layers import initialise, mlp
 from veilsum.node import cards, config, doctor, identity
 from veilsum.node.exposure import Exposure
 from veilsum.node.signing_keys import SigningKeys
@@ -135,6 +136,18 @@ def test_data_that_cannot_be_read(home):
     assert the(home, "data customers").state == "fail"
     (home / "customers.csv").write_text("phone\n12\n+12025550124\n")
     assert [found.state for found in look(home, "data customers")] == ["ok", "warn"]
+
+
+def test_models_and_sets_without_ids(home):
+    path = home / "party.toml"
+    path.write_text(path.read_text() + '[data.scans]\nsource = "scans.csv"\n[models.m]\nfile = "m.vsm"\n')
+    (home / "scans.csv").write_text("x,y\n1,2\n,3\n")
+    assert the(home, "model m").state == "fail"
+    initialise(mlp([2, 1]), 0).save(home / "m.vsm")
+    assert "3 numbers" in the(home, "model m").message
+    ok, warned = look(home, "data scans")
+    assert "2 rows, no ids declared; 2 columns of numbers" in ok.message
+    assert (warned.state, "'x'" in warned.message) == ("warn", True)
 
 
 def test_a_damaged_ledger_and_chain(home):

@@ -1,23 +1,19 @@
 """The demo: organisations as processes of their own over mutual TLS, on real rows with generated ids."""
 
 import asyncio
-import contextlib
 import datetime as dt
-import os
-import shutil
-import signal
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from veilsum import events
 from veilsum.cli.output import Printer
+from veilsum.cli.processes import clear, play
+from veilsum.cli.processes import records as chains
 from veilsum.cli.progress import watching
-from veilsum.errors import KINDS, ConfigError, VeilsumError
+from veilsum.errors import ConfigError, VeilsumError
 
 if TYPE_CHECKING:
     from veilsum.node.demo_data import DemoData
@@ -27,8 +23,8 @@ if TYPE_CHECKING:
 PARTIES = ("insurer-a", "insurer-b", "referee")
 PLAYERS = ("insurer-a", "insurer-b")
 """Who takes part in chapter 1; the referee waits for the model."""
-CHAPTERS = ("align",)
-_MARK = "made by veilsum demo\n"
+CHAPTERS = ("align", "learn")
+"""Without a chapter the first is shown, smaller."""
 
 JOB = """\
 kind = "hidden_psi"
@@ -63,13 +59,15 @@ def register(app: typer.Typer) -> None:
 def demo(
     ctx: typer.Context,
     chapter: Annotated[
-        str, typer.Argument(help=f"One of: {', '.join(CHAPTERS)}; all of them by default.")
+        str, typer.Argument(help=f"One of: {', '.join(CHAPTERS)}; by default the first, smaller.")
     ] = "",
     *,
     folder: Annotated[Path, typer.Option(help="Where to work; an earlier demo there is replaced.")] = Path(
         "veilsum-demo"
     ),
-    rows: Annotated[int, typer.Option(help="Customers of each insurer; 0: all there are.", min=-1)] = -1,
+    rows: Annotated[
+        int, typer.Option(help="Customers of each insurer in align; 0: all there are.", min=-1)
+    ] = -1,
 ) -> None:
     """Show a joint computation between real processes on this machine."""
     from veilsum.node.demo_data import write_demo
@@ -82,26 +80,21 @@ def demo(
     if rows < 0:
         rows = 0 if chapter else 6000  # a chapter alone is the same, larger
     began = time.monotonic()
-    _clear(folder)
+    clear(folder)
+    if chapter == "learn":
+        from veilsum.cli import demo_learn
+
+        demo_learn.tell(printer, folder)
+        return
     printer.say("1  align: two insurers line their customers up, and one never learns whom they share")
     data = write_demo(folder, rows=rows or None)
     _write_parties(folder, data)
     with watching(printer) as sink:
-        summaries = asyncio.run(_play(folder, sink))
-    records = _records(folder)
+        summaries = asyncio.run(play(folder, folder / "job.toml", PLAYERS, sink))
+    records = chains(folder, PLAYERS)
     page = folder / "report.html"
     write_whole(page, render(summaries, title="veilsum demo", records=records).encode(), mode=0o644)
     _tell(printer, summaries, data, time.monotonic() - began, page, records)
-
-
-def _clear(folder: Path) -> None:
-    """Remove an earlier demo, and nothing else."""
-    mark = folder / ".demo"
-    if folder.exists() and any(folder.iterdir()) and not mark.exists():
-        raise ConfigError(f"{folder} exists and is not an earlier demo", remedy="give another --folder")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    mark.write_text(_MARK)
 
 
 def _write_parties(folder: Path, data: "DemoData") -> None:
@@ -112,80 +105,6 @@ def _write_parties(folder: Path, data: "DemoData") -> None:
     make_homes(folder, more, name="insurers")
     expires = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=30)
     (folder / "job.toml").write_text(JOB.format(expires=expires))
-
-
-class _Child(NamedTuple):
-    """One party's process."""
-
-    name: str
-    process: asyncio.subprocess.Process
-
-
-async def _play(folder: Path, sink: events.Sink) -> "list[Summary]":
-    """Run every party's process, pass on its events, and return what each has learnt."""
-    children = [await _start(folder, name) for name in PLAYERS]
-    try:
-        return list(await asyncio.gather(*(_follow(child, sink) for child in children)))
-    finally:
-        for child in children:
-            if child.process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    child.process.send_signal(signal.SIGINT)
-        await asyncio.gather(*(child.process.wait() for child in children))
-
-
-async def _start(folder: Path, name: str) -> _Child:
-    command = ["-m", "veilsum.cli.main", "run", str(folder / "job.toml"), "--as", name]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *command,
-        "--home",
-        str(folder / name),
-        "--json",
-        stdout=asyncio.subprocess.PIPE,
-        stdin=asyncio.subprocess.DEVNULL,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
-    return _Child(name, process)
-
-
-async def _follow(child: _Child, sink: events.Sink) -> "Summary":
-    from veilsum.node.summary import Summary
-
-    assert child.process.stdout is not None
-    last = b"{}"
-    async for line in child.process.stdout:
-        if line.startswith(b'{"event"'):
-            sink(events.decode(line))
-        else:
-            last = line
-    if await child.process.wait():
-        raise _failure(child.name, last)
-    return msgspec.json.decode(last, type=Summary)
-
-
-def _failure(name: str, last: bytes) -> VeilsumError:
-    told = msgspec.json.decode(last, type=dict[str, str | None])
-    kind = KINDS.get(told.get("error") or "", VeilsumError)
-    message = told.get("message") or f"the process of {name} ended without a word"
-    return kind(f"{name}: {message}", remedy=told.get("remedy") or "", party=name)
-
-
-def _records(folder: Path) -> "list[RecordLine]":
-    from veilsum.node.report import RecordLine
-    from veilsum.node.verification import verify_chain
-
-    lines = []
-    for name in PLAYERS:
-        chain = folder / name / "state" / "records"
-        verified = verify_chain(chain)
-        command = f"veilsum record verify {chain}"
-        lines.append(
-            RecordLine(
-                party=name, path=str(chain), digest=verified[-1].digest, jobs=len(verified), command=command
-            )
-        )
-    return lines
 
 
 def _tell(

@@ -27,9 +27,13 @@ def model_show(
     from veilsum.node import architecture
 
     printer: Printer = ctx.obj
-    graph = Model.load(file).graph
+    model = Model.load(file)
+    graph = model.graph
     inputs = {name: architecture.in_words(value.shape) for name, value in graph.inputs.items()}
     printer.say(f"digest  {graph.digest().hex()}")
+    printer.say(
+        f"public  {architecture.weights_digest(model)}  (of the weights, where a job makes them public)"
+    )
     for name, shape in inputs.items():
         printer.say(f"input   {name}: {shape}")
     layers = architecture.layers(graph)
@@ -38,6 +42,7 @@ def model_show(
     printer.result(
         {
             "digest": graph.digest().hex(),
+            "public": architecture.weights_digest(model),
             "inputs": inputs,
             "layers": [layer._asdict() for layer in layers],
             "graph": msgspec.to_builtins(graph),

@@ -5,6 +5,7 @@ said, so that what it counts is what the real run will say; epochs and batches o
 that three short rehearsals give all of it.
 """
 
+import math
 import time
 import tracemalloc
 from collections.abc import Sequence
@@ -140,7 +141,8 @@ def _play(dry: _Dry, work: Work, rows: int, outputs: int, *, given: bool) -> Tra
     engine, wire = dry.make()
     x = Fixed(engine, _zeros(engine, (rows, *_shape(work))), 1.0)
     y = Fixed(engine, _zeros(engine, (rows, outputs)), 1.0) if outputs else None
-    weights = _zeros(engine, (len(program.initial(work)),)) if given else None
+    count = sum(math.prod(shape) for shape in work.graph.weights().values())
+    weights = _zeros(engine, (count,)) if given else None
     if len(work.learnt):
         assert y is not None
         program.train(engine, wire, work, x, y, weights, Nothing(), _silent)

@@ -18,6 +18,8 @@ from veilsum.mpc.engine import HEADROOM, RING_BITS, Engine
 from veilsum.mpc.shares import Arith, Bits, Words
 
 Floats = NDArray[np.float64]
+_FINEST = 40
+"""Most bits of a public factor beyond f: what is dropped must stay below `HEADROOM`."""
 
 
 class Fixed:
@@ -178,11 +180,11 @@ class Fixed:
         return type(self)(self.engine, self.engine.truncate(self.share, bits), bound)
 
     def _finer(self, factor: float) -> int:
-        """Return how many more bits than f a public factor below 1 gets, to be as precise as one."""
-        if not 0 < factor < 1 or not self.bound:
+        """Return how many more bits than f a public factor gets, for products right to the last bit."""
+        if not self.bound * factor:
             return 0
         room = HEADROOM - 2 * self.engine.fraction - math.log2(self.bound * factor)
-        return max(0, min(math.ceil(-math.log2(factor)), math.floor(room) - 1))
+        return max(0, min(math.ceil(math.log2(self.bound)), math.floor(room) - 1, _FINEST))
 
     def _with(self, share: Arith) -> Self:
         return type(self)(self.engine, share, self.bound)
@@ -214,7 +216,8 @@ def encode(values: ArrayLike, fraction: int) -> Words:
     Raises:
         DataError: a value is not finite or too large.
     """
-    scaled = np.round(np.asarray(values, np.float64) * 2.0**fraction)
+    with np.errstate(over="ignore"):  # infinity is refused below
+        scaled = np.round(np.asarray(values, np.float64) * 2.0**fraction)
     if not np.all(np.isfinite(scaled)):
         raise DataError("a value is not a finite number", remedy="remove or fill missing and infinite values")
     if scaled.size and float(np.max(np.abs(scaled))) > 2.0**HEADROOM:

@@ -49,6 +49,8 @@ class Network:
     def __init__(self, engine: Engine, graph: Graph, ranges: Ranges) -> None:
         self.engine, self.graph, self.ranges = engine, graph, ranges
         self.values = infer(graph)
+        self.limits = limits(graph, ranges)
+        self._masked = _masked(graph)
         self._rules = [check(node) for node in graph.nodes]
         self._last = _last_uses(graph)
 
@@ -70,14 +72,17 @@ class Network:
         """
         batch = next(iter(inputs.values())).shape[0]
         run = Pass(self.engine, self.ranges, batch, coins, {})
-        known: dict[str, Any] = {name: _held(value, self.ranges.weights) for name, value in weights.items()}
+        known: dict[str, Any] = {name: _held(value, self.limits[name]) for name, value in weights.items()}
         known |= inputs
         tape: list[Taped] = []
         for node, rule in zip(self.graph.nodes, self._rules, strict=True):
             given = tuple(known[name] for name in node.inputs)
             with _placed(node):
                 result, memory = rule.forward(run, node.op, *given)
-            known[node.output] = _held(result, self.ranges.activations)
+            masks = self._masked.get(node.output, ())
+            known[node.output] = _held(
+                result, self.ranges.activations + sum(self.limits[name] for name in masks)
+            )
             if run.training:
                 tape.append(Taped(node, rule, given, memory))
                 if isinstance(node.op, g.BatchNorm):
@@ -110,9 +115,13 @@ class Network:
                 if one is not None and name in needed:
                     pending.setdefault(name, []).append(one)
         for name, parameter in self.graph.parameters.items():
-            if parameter.trainable and name in pending:
-                found[name] = _together(self.engine, pending[name])
+            if parameter.trainable:
+                found[name] = _together(self.engine, pending.get(name) or [self._nothing(parameter.shape)])
         return found
+
+    def _nothing(self, shape: tuple[int, ...]) -> Fixed:
+        """Return the gradient of what no output depends on."""
+        return Fixed(self.engine, self.engine.constant(np.zeros(shape, np.uint64)), 0.0)
 
     def _needed(self) -> set[str]:
         """Return the values whose gradients lead to a trainable parameter."""
@@ -127,6 +136,35 @@ class Network:
         (grad,) = settle(self.engine, [_together(self.engine, arrived)])
         assert grad is not None
         return grad.within(self.ranges.gradients)
+
+
+def limits(graph: Graph, ranges: Ranges) -> dict[str, float]:
+    """Return what no element of each parameter and buffer exceeds."""
+    found = dict.fromkeys(graph.parameters, ranges.weights) | dict.fromkeys(graph.buffers, ranges.activations)
+    # a variance is a mean of squares
+    squares = [node.inputs[4] for node in graph.nodes if isinstance(node.op, g.BatchNorm)]
+    masks = {name for names in _masked(graph).values() for name in names}
+    return found | dict.fromkeys(squares, ranges.activations**2) | dict.fromkeys(masks, -g.MASKED)
+
+
+def _masked(graph: Graph) -> dict[str, tuple[str, ...]]:
+    """Return sums that nothing but a softmax reads, with their constants that nothing else reads: masks."""
+    users: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for name in node.inputs:
+            users.setdefault(name, []).append(node)
+
+    def only(name: str, op: type[g.Op]) -> bool:
+        return name not in graph.outputs and all(isinstance(user.op, op) for user in users.get(name, ()))
+
+    sums = [node for node in graph.nodes if isinstance(node.op, g.Add) and only(node.output, g.Softmax)]
+    made = {node.output for node in sums}
+    masks = {
+        name
+        for name in graph.buffers
+        if only(name, g.Add) and made.issuperset(user.output for user in users.get(name, ()))
+    }
+    return {node.output: tuple(masks.intersection(node.inputs)) for node in sums}
 
 
 def one_hot(engine: Engine, index: NDArray[np.integer[Any]], rows: int) -> OneHot:

@@ -21,6 +21,8 @@ State = dict[str, Fixed]
 Terms = Sequence[tuple[float, Fixed | Pending]]
 _SCALE = 64.0
 _LEAST_BITS, _MOST_BITS = 4, 24
+_LEAST_FACTOR = 64
+"""A rate is right within 1 %."""
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -152,6 +154,7 @@ def blend(engine: Engine, terms: Terms, bound: float) -> Fixed:
             f"gradients that may reach {most:.3g} leave no bits for the rate",
             remedy="declare tighter ranges, or lower the rate",
         )
+    terms = [_precise(engine, factor, x, extra) for factor, x in terms]
     products = [
         engine.unfinished(x.share).scaled(round(factor * 2.0 ** (f + extra)))
         if isinstance(x, Fixed)
@@ -164,6 +167,16 @@ def blend(engine: Engine, terms: Terms, bound: float) -> Fixed:
     return Fixed(engine, engine.reduce(total, f + extra), bound)
 
 
+def _precise(engine: Engine, factor: float, x: Fixed | Pending, extra: int) -> tuple[float, Fixed | Pending]:
+    """Divide a product first whose factor would be rounded to a few units, and keep its lowest bits."""
+    if isinstance(x, Fixed) or not factor or abs(factor) * 2.0**extra >= _LEAST_FACTOR:
+        return factor, x
+    room = HEADROOM - 2 * engine.fraction - _LEAST_BITS - math.log2(abs(factor) * x.bound or 1.0)
+    lift = max(0, min(math.floor(-math.log2(abs(factor))), math.floor(room), _MOST_BITS))
+    lifted = factor * 2.0**lift
+    return 2.0**-lift, blend(engine, [(lifted, x)], abs(lifted) * x.bound)
+
+
 def clipped(engine: Engine, gradient: Pending, batch: int, norm: float) -> Pending:
     """Return the mean gradient, shortened to a Euclidean norm where it is longer."""
     entry = gradient.bound / batch
@@ -173,7 +186,9 @@ def clipped(engine: Engine, gradient: Pending, batch: int, norm: float) -> Pendi
     squares = engine.times(mean.share, mean.share).sum(0).reshape(1)
     total = Fixed(engine, engine.reduce(squares, engine.fraction), min(entry**2 * mean.size, limit))
     longer = compare.positive(total - norm**2)
-    inverse = quotients.rsqrt(total + 2.0**-10, least=2.0**-10)
+    # what is not longer needs no factor, so that nothing below the norm is asked for
+    least = max(min(norm**2 / 2, total.bound), 2.0**-engine.fraction)
+    inverse = quotients.rsqrt(total, least=least)
     one = public(engine, np.ones(1))
     factor = choose(longer, (inverse * norm).within(1.0), one)
     return Pending(engine.times(mean.share, factor.share), entry)

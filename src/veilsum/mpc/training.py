@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from veilsum.errors import DataError
+from veilsum.errors import ConfigError, DataError
 from veilsum.learn.graph import Graph
 from veilsum.mpc import compare, exponential
 from veilsum.mpc.engine import Engine
@@ -94,10 +94,10 @@ class Trainer:
         self.names = [name for name, p in graph.parameters.items() if p.trainable]
         self._shapes = {name: graph.parameters[name].shape for name in self.names}
         parts = [weights[name].reshape(-1) for name in self.names]
-        self.flat = Fixed(engine, Arith.joined(parts), ranges.weights)
-        limits = {**dict.fromkeys(graph.buffers, ranges.activations)}
+        nothing = engine.constant(np.zeros(0, np.uint64))
+        self.flat = Fixed(engine, Arith.joined([nothing, *parts]), ranges.weights)
         self.still = {
-            name: Fixed(engine, share, limits.get(name, ranges.weights))
+            name: Fixed(engine, share, self.network.limits[name])
             for name, share in weights.items()
             if name not in self._shapes
         }
@@ -120,7 +120,12 @@ class Trainer:
             inputs: of the graph, rows first.
             target: (rows, outputs).
             rate: factor of the schedule.
+
+        Raises:
+            ConfigError: the model has nothing to train, or a range does not hold.
         """
+        if not self.names:
+            raise ConfigError("no weight of the model is trained", remedy="ask for predictions instead")
         self.steps += 1
         coins = np.random.default_rng((self.how.seed, self.steps))
         run = self.network.forward(self.weights(), inputs, coins)

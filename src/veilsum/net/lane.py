@@ -23,7 +23,7 @@ _TIME = struct.Struct("@ll")
 _BUFFER = 2 * MIB  # asked of the kernel for what is under way; it may grant less
 _LEAST_DIRECT = 32 * KIB  # fits any socket's buffer
 _FIRST = 16 * KIB - _ROUND.size
-_EXPIRED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_EXPIRED = (TimeoutError, BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Lane:
@@ -43,10 +43,13 @@ class Lane:
         self._out, self._in = pair
         self._patience = step_timeout
         if step_timeout < 1e9:
-            # by the kernel: a timeout of Python's own costs a system call per read
             limit = _TIME.pack(int(step_timeout), int(step_timeout % 1 * 1e6))
-            self._out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-            self._in.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            for sock, option in ((self._out, socket.SO_SNDTIMEO), (self._in, socket.SO_RCVTIMEO)):
+                if isinstance(sock, ssl.SSLSocket):
+                    sock.settimeout(step_timeout)  # where the kernel gave up, it would try again for ever
+                else:
+                    # by the kernel: a timeout of Python's own costs a system call per read
+                    sock.setsockopt(socket.SOL_SOCKET, option, limit)
         self._out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         # what surely fits is sent without a thread; eight, because a peer in a ring may lag by three messages
         # and the kernel counts its own overhead
@@ -83,6 +86,8 @@ class Lane:
         out = memoryview(out).cast("B")
         head = _ROUND.pack(self._sends, len(out))
         with self._named():
+            if self._error is not None:
+                raise self._error
             # the number and the first bytes share a TLS record
             parts: list[Data] = [head + bytes(out[:_FIRST]), out[_FIRST:]]
             if len(out) > self._direct or self._still_sending():
@@ -185,8 +190,9 @@ class Lane:
         assert self._work is not None
         while (parts := self._work.get()) is not None:
             try:
-                for part in parts:
-                    self._out.sendall(part)
+                if self._error is None:  # behind half a message nothing else may follow
+                    for part in parts:
+                        self._out.sendall(part)
             except OSError as error:
                 self._error = error
             self._sent.release()
@@ -194,9 +200,16 @@ class Lane:
 
 async def run_lanes(lanes: dict[PartyId, Lane], program: Callable[[dict[PartyId, Lane]], T]) -> T:
     """Run a program in a thread; when cancelled, end the lanes and wait until it has noticed."""
+
+    def settled(lanes: dict[PartyId, Lane]) -> T:
+        result = program(lanes)
+        for lane in lanes.values():
+            lane.settle()  # what was sent last leaves before the lanes are closed
+        return result
+
     # a thread of its own: programs wait for each other, which a pool with too few threads would not survive
     own = ThreadPoolExecutor(1, thread_name_prefix="lanes")
-    work = asyncio.get_running_loop().run_in_executor(own, program, lanes)
+    work = asyncio.get_running_loop().run_in_executor(own, settled, lanes)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

@@ -90,6 +90,7 @@ class Session:
         self._task: asyncio.Task[object] | None = None
         self._cancelled = self._ended = False
         self._lanes: list[Lane] = []
+        self._on_lanes = 0, 0
         self._steps: list[str] = []
         self.run = RunId("")
         self.attempt = 0
@@ -349,13 +350,16 @@ class Session:
 
     @asynccontextmanager
     async def step(self, number: int, name: str) -> AsyncIterator[None]:
-        """Name what happens inside as step ``number`` of the protocol's table."""
+        """Name what happens inside as step ``number`` of the protocol's table; lanes count where they end."""
         self.emit(events.StepStarted, number=number, step=name)
-        began = time.monotonic()
+        began, before = time.monotonic(), self._on_lanes
         self._steps.append(name)
         yield
         self._steps.remove(name)
-        sent, received = self.traffic(number)
+        sent, received = (
+            said + now - earlier
+            for said, now, earlier in zip(self.traffic(number), self._on_lanes, before, strict=True)
+        )
         seconds = time.monotonic() - began
         self.emit(events.StepDone, number=number, step=name, seconds=seconds, sent=sent, received=received)
 
@@ -422,6 +426,7 @@ class Session:
             for lane in lanes.values():
                 lane.close()
                 self._lanes.remove(lane)
+                self._on_lanes = self._on_lanes[0] + lane.sent, self._on_lanes[1] + lane.received
 
     async def _open_lanes(self, label: str, names: list[PartyId]) -> dict[PartyId, Lane]:
         dialling = [asyncio.create_task(self._sockets(name, f"{self.run}/{label}")) for name in names]

@@ -4,12 +4,15 @@ import math
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from veilsum.data import features
 from veilsum.learn.architectures import Given, Mlp
 from veilsum.learn.graph import Graph, Operation, Shape
+from veilsum.learn.model import Model
 from veilsum.learn.shapes import infer
-from veilsum.protocols.secure_learning import Params, target_width
+from veilsum.mpc.fixed import encode
+from veilsum.protocols.secure_learning import FRACTION, Params, digest_of, target_width
 
 _SHOWN = 24
 
@@ -61,6 +64,12 @@ def in_brief(graph: Graph) -> str:
     """Return the sizes and the digest of a graph in one line."""
     numbers = sum(math.prod(shape) for shape in graph.weights().values())
     return f"{len(graph.nodes)} operations, {numbers:,} numbers in weights, digest {graph.digest().hex()}"
+
+
+def weights_digest(model: Model) -> str:
+    """Return the digest of a model's weights as the computing parties read them, 64 hex digits."""
+    flat = np.concatenate([np.ravel(model.weights[one]) for one in model.graph.weights()])
+    return digest_of(encode(flat, FRACTION))
 
 
 def lines(graph: Graph) -> list[str]:

@@ -241,7 +241,7 @@ def grid(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> 
         + ", ".join(f"{quantity(n)} as {answer}" for answer, n in zip(labels, row, strict=True))
         for label, row in zip(labels, counts, strict=True)
     )
-    return _svg(title, about, body, top + size + 8, left + size + 12)
+    return _svg(title, about, body, top + size + 8)
 
 
 def _distance(one: float, two: float, area: float) -> float:

@@ -117,8 +117,8 @@ def write_demo(
             f"the demo cannot make files of {sizes[0]:,} and {sizes[1]:,} rows that share {both:,}",
             remedy=f"ask for 1 to {(ROWS - spare) // 2:,} rows a party",
         )
-    real = _shuffled(ROWS, seed, "rows")
-    pool = _shuffled(100 * len(AREAS), seed, "numbers")
+    real = shuffled(ROWS, seed, "rows")
+    pool = shuffled(100 * len(AREAS), seed, "numbers")
     numbers = [(AREAS[number // 100], f"{100 + number % 100:04}") for number in pool]
     first = [*range(sizes[0])]  # the customers at insurer-a, those of both parties before the others
     second = [*range(both), *range(sizes[0], customers)]
@@ -149,7 +149,7 @@ def _write(
         seed: decides the order.
     """
     ids = [*phones, *([None] * NULLS[party]), *MALFORMED[party]]
-    order = _shuffled(len(ids), seed, party)
+    order = shuffled(len(ids), seed, party)
     private_folder(path.parent)
     how = "FORMAT parquet, COMPRESSION zstd" if path.suffix == ".parquet" else "FORMAT csv, HEADER"
     source = resources.files("veilsum.node").joinpath("demo/randhie.parquet")
@@ -177,7 +177,7 @@ def _write(
     return CustomerFile(party, path, ("phone", *columns), len(phones), NULLS[party], len(MALFORMED[party]))
 
 
-def _shuffled(size: int, seed: int, purpose: str) -> list[int]:
+def shuffled(size: int, seed: int, purpose: str) -> list[int]:
     """Return 0 … size - 1 in the order of their hashes, which no library's version changes."""
     return sorted(
         range(size),

@@ -67,6 +67,8 @@ def diagnose(home: Path | None, *, now: dt.datetime | None = None) -> list[Findi
         findings += _guarded("records", lambda: _records(own, everyone))
         for name in party.data:
             findings += _guarded(f"data {name}", lambda name=name: _data(own, name))  # type: ignore[misc]
+        for name in party.models:
+            findings += _guarded(f"model {name}", lambda name=name: _model(own, name))  # type: ignore[misc]
         if everyone is not None:
             findings += _guarded("port", lambda: _port(own, everyone))
             findings += _peers(own, everyone, now)
@@ -186,6 +188,14 @@ def _data(party: PartyConfig, name: str) -> Iterator[Finding]:
     yield Finding(f"data {name}", "ok", in_words(report))
     for warning in report.warnings:
         yield Finding(f"data {name}", "warn", warning, "look at the rows that `veilsum data check` lists")
+
+
+def _model(party: PartyConfig, name: str) -> Iterator[Finding]:
+    from veilsum.learn.model import Model
+    from veilsum.node import architecture
+    from veilsum.node.datasets import model_file
+
+    yield Finding(f"model {name}", "ok", architecture.in_brief(Model.load(model_file(party, name)).graph))
 
 
 def _port(party: PartyConfig, federation: Federation) -> Iterator[Finding]:

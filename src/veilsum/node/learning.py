@@ -9,7 +9,7 @@
 import hashlib
 import hmac
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -20,7 +20,7 @@ from veilsum.arith import cpu
 from veilsum.data import features
 from veilsum.errors import ConfigError
 from veilsum.jobs import Job
-from veilsum.learn.architectures import Given, check_agreed, check_fit
+from veilsum.learn.architectures import Given, check_agreed
 from veilsum.learn.graph import Graph
 from veilsum.learn.model import Model
 from veilsum.mpc import cost, layers
@@ -63,6 +63,7 @@ class Holdings:
 
     Args:
         me: this party.
+        job: of all parties.
         params: of the job.
         rows: name of the data set, and the data set.
         model: name of the model, and its file.
@@ -76,12 +77,13 @@ class Holdings:
     def __init__(
         self,
         me: PartyId,
+        job: Job,
         params: Params,
         rows: tuple[str, Features] | None,
         model: tuple[str, Path] | None,
         most: int,
     ) -> None:
-        self.me, self.params, self.most = me, params, most
+        self.me, self.job, self.params, self.most = me, job, params, most
         self._rows, self._file = rows, model
         self.columns: dict[str, features.Floats] | None = None
         self.model: Model | None = None
@@ -107,11 +109,15 @@ class Holdings:
             assert isinstance(self.params.model, Given)
             model = Model.load(self._file[1])
             check_agreed("model", self.me, model.graph.digest().hex(), self.params.model.digest)
-            try_out(self.params, model.graph)
+            try_out(self.job, self.params, model.graph)
             secure_learning.weights_of(Plan.of(self.params, {self.me: _TRIED}, model.graph).work, model)
+            if self.params.model.public:
+                check_agreed(
+                    "public weights", self.me, architecture.weights_digest(model), self.params.model.public
+                )
             self.model = model
         elif not isinstance(self.params.model, Given):
-            try_out(self.params, secure_learning.graph_of(self.params))
+            try_out(self.job, self.params, secure_learning.graph_of(self.params))
 
     def amounts(self) -> Amounts:
         """Return what a run may reveal: rows that are learnt from, answers that the model may give."""
@@ -155,7 +161,7 @@ def bring(party: PartyConfig, job: Job, params: Params, memory_mb: int) -> Holdi
     if party.name in cast.owners:
         name = data_set(job, party.name)
         rows = (name, open_columns(party, name, memory_mb=memory_mb))
-    return Holdings(party.name, params, rows, model, party.floor.max_rows)
+    return Holdings(party.name, job, params, rows, model, party.floor.max_rows)
 
 
 def model_name(job: Job, modeller: PartyId) -> str:
@@ -184,17 +190,17 @@ def columns_at(params: Params, me: PartyId) -> list[str]:
     ]
 
 
-def try_out(params: Params, graph: Graph) -> None:
+def try_out(job: Job, params: Params, graph: Graph) -> None:
     """Try a model out on two rows, with nobody: what shares cannot compute is found before it matters.
 
     Raises:
         ConfigError: an operation is not built, or a range is unknown or too large; names its place.
     """
-    check_fit(graph, secure_learning.input_width(params), secure_learning.target_width(params))
     for node in graph.nodes:
         layers.check(node)
     training = msgspec.structs.replace(params.training, epochs=1)
-    estimate(msgspec.structs.replace(params, training=training, holdout=0.0), graph, 1, _TRIED)
+    small = msgspec.structs.replace(params, training=training, holdout=0.0)
+    secure_learning.forecast(job, small, dict.fromkeys(Cast.of(job, params).owners, _TRIED), graph)
 
 
 # -- what `explain` says
@@ -203,22 +209,22 @@ def try_out(params: Params, graph: Graph) -> None:
 def about(job: Job, params: Params, party: PartyConfig, rows: int) -> tuple[tuple[str, str], ...]:
     """Return who computes and under which assumption, the model, and what the job will cost."""
     cast = Cast.of(job, params)
-    lines = [("computing parties", ", ".join(cast.computers)), ("assumption", assumption(cast))]
+    lines = [("computing parties", ", ".join(cast.computers)), ("assumption", assumption(cast.computers))]
     graph = graph_at(job, params, party)
     if graph is None:
         assert isinstance(params.model, Given)
         return (*lines, ("model", f"{cast.modeller}'s, with the digest {params.model.digest}"))
     lines += [("model", text) for text in architecture.lines(graph)]
-    found = estimate(params, graph, len(cast.owners) if params.split == "rows" else 1, rows)
+    found = secure_learning.forecast(job, params, dict.fromkeys(cast.owners, rows), graph)
     words = f"{rows:,} rows" + (" of each owner" if params.split == "rows" and len(cast.owners) > 1 else "")
     lines += [(f"cost with {words}", text) for text in in_words(found)]
     return tuple(lines)
 
 
-def assumption(cast: Cast) -> str:
+def assumption(computers: Sequence[str]) -> str:
     """Return the assumption on which everything rests, in one sentence."""
     return (
-        f"no two of {', '.join(cast.computers)} work together: any two of them that do can read all rows and "
+        f"no two of {', '.join(computers)} work together: any two of them that do can read all rows and "
         "all weights"
     )
 
@@ -260,19 +266,6 @@ def graph_at(job: Job, params: Params, party: PartyConfig) -> Graph | None:
     return Model.load(model_file(party, model_name(job, party.name))).graph
 
 
-def estimate(params: Params, graph: Graph, owners: int, rows: int) -> cost.Estimate:
-    """Return what the computing parties will spend if every owner brings so many rows.
-
-    Raises:
-        ConfigError: shares cannot compute this model.
-    """
-    counts = {PartyId(str(number)): rows for number in range(owners)}
-    work = Plan.of(msgspec.structs.replace(params, split="rows", holds={}), counts, graph).work
-    outputs = secure_learning.target_width(params)
-    given = isinstance(params.model, Given)
-    return cost.estimate(params.engine, work, owners * rows, outputs, params.link, given=given)
-
-
 def in_words(found: cost.Estimate) -> tuple[str, ...]:
     """Return the lines of a cost report."""
     link, most = found.link, max(found.sent)
@@ -298,7 +291,7 @@ async def play(s: Session, params: Params, inputs: Inputs) -> Finished:
         asked = sum(got.rows.values()) if params.task == "predict" else 0
         spent[own.account] = {"runs": 1, "queries": asked}
     return Finished(
-        learnt.facts(got, params, cast, assumption(cast)),
+        learnt.facts(got, params, cast),
         secure_learning.leaks(s.job, params),
         learnt.warnings(got, params),
         files,

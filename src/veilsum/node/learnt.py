@@ -71,7 +71,7 @@ def measured(got: Learnt, params: Params) -> dict[str, Any]:
     return found
 
 
-def facts(got: Learnt, params: Params, cast: Cast, assumption: str) -> tuple[Fact, ...]:
+def facts(got: Learnt, params: Params, cast: Cast) -> tuple[Fact, ...]:
     """Return what this party learnt, as lines of a table."""
     found = [Fact(f"rows of {name}", count, "rows") for name, count in got.rows.items()]
     held = _tested(got, params)
@@ -79,7 +79,7 @@ def facts(got: Learnt, params: Params, cast: Cast, assumption: str) -> tuple[Fac
         Fact("rows predicted" if params.task == "predict" else "rows held out, all owners", held, "rows")
     )
     found.append(Fact("computing parties", ", ".join(cast.computers)))
-    found.append(Fact("assumed", assumption))
+    found.append(Fact("assumed", "no two of them collude"))
     if params.task == "train":
         found.append(Fact("epochs", got.epochs, "epochs"))
     if got.metrics is not None:

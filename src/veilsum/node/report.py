@@ -120,7 +120,7 @@ def _strip(views: Sequence[Summary]) -> str:
     else:
         traffic = f"{quantity(one.sent, 'B')} / {quantity(one.received, 'B')}", "sent / received here"
     members = {party for group in one.parties.values() for party in group}
-    warnings = sum(len(view.warnings) for view in views)
+    warnings = len(_warned(views))
     cells = (
         (str(len(members)), "organisations"),
         (quantity(max(view.seconds for view in views), "s"), "from start to result"),
@@ -160,12 +160,20 @@ def _when(started: float) -> str:
     return dt.datetime.fromtimestamp(started, dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def _warned(views: Sequence[Summary]) -> dict[str, list[str]]:
+    """Return warning → the parties whose runs gave it."""
+    found: dict[str, list[str]] = {}
+    for view in views:
+        for text in view.warnings:
+            found.setdefault(text, []).append(view.party)
+    return found
+
+
 def _warnings(views: Sequence[Summary]) -> str:
     """Put every warning where it cannot be missed, or nothing."""
     items = [
-        f'<li><span class="soft">{escape(view.party)}</span> {escape(text)}</li>'
-        for view in views
-        for text in view.warnings
+        f'<li><span class="soft">{escape(", ".join(parties))}</span> {escape(text)}</li>'
+        for text, parties in _warned(views).items()
     ]
     if not items:
         return ""
@@ -222,7 +230,7 @@ def _charts(views: Sequence[Summary]) -> str:
         for chart in view.charts:
             seen.setdefault(msgspec.json.encode(chart), (chart, []))[1].append(view.party)
     figures = [
-        f"<figure>{_drawn(chart, '' if len(views) == 1 else ', '.join(parties))}</figure>"
+        f"<figure>{_drawn(chart, '' if len(parties) == len(views) else ', '.join(parties))}</figure>"
         for chart, parties in seen.values()
     ]
     if not figures:
