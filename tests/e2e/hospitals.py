@@ -39,7 +39,7 @@ features = {{ "x[0-5]" = [-4, 4] }}
 """
 TRAIN = """\
 model = { kind = "mlp", hidden = [4] }
-training = { epochs = 3, batch = 40, optimiser = { type = "sgd", rate = 0.4, momentum = 0.5 } }
+training = { epochs = 3, batch = 40, optimiser = { kind = "sgd", rate = 0.4, momentum = 0.5 } }
 """
 RELEASE = """\
 metrics = ["hospital-a", "hospital-b", "hospital-c"]

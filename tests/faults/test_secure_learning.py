@@ -27,7 +27,7 @@ MODEL = initialise(mlp([4, 2]), 1)
 QUICK = {
     "features": {"x[0-3]": [-10.0, 10.0]},
     "model": {"kind": "mlp", "hidden": []},
-    "training": {"epochs": 1, "batch": 16, "optimiser": {"type": "sgd", "rate": 0.5}},
+    "training": {"epochs": 1, "batch": 16, "optimiser": {"kind": "sgd", "rate": 0.5}},
     "release": {"predictions": ["r"]},
 }
 GIVEN = {

@@ -88,7 +88,7 @@ CASES = {
     "epochs of a batch and a rest": (work(MLP, 5, 2, epochs=3, batch=4), SLOW, False),
     "epochs of less than a batch": (work(LOGISTIC, 3, 2, epochs=4, batch=4, loss="bce"), FAST, False),
     "epochs of whole batches": (work(LOGISTIC, 12, 2, epochs=2, batch=4, loss="bce"), SLOW, True),
-    "epochs of many, and a rest": (work(MLP, 14, 2, epochs=4, batch=4, loss="mse"), FAST, False),
+    "epochs of many, and a rest": (work(MLP, 14, 2, epochs=3, batch=4, loss="mse"), FAST, False),
     "momentum, decay, clipping": (
         work(MLP, 9, 0, epochs=2, batch=4, optimiser=Sgd(momentum=0.9, decay=0.01, clip=1.0)),
         SLOW,
@@ -106,7 +106,6 @@ CASES = {
     "predictions of images": (work(IMAGES, 0, 3, Wanted(predictions=True)), SLOW, True),
 }
 FOUR = [
-    "epochs of less than a batch",
     "epochs of many, and a rest",
     "predictions",
 ]
@@ -132,9 +131,7 @@ def test_bytes_and_rounds_are_foretold_exactly(name):
 @pytest.mark.parametrize("name", FOUR)
 def test_of_four_parties_too(name):
     told, sent = told_and_found("rss4", name)
-    # who takes the longer way changes from one operation to the next
-    assert sum(told) == sum(sent)
-    assert np.allclose(told, sent, rtol=0.02)
+    assert told == sent
 
 
 def peak(what, rows, outputs):
@@ -158,8 +155,8 @@ def peak(what, rows, outputs):
     ("graph", "learnt", "batch"),
     [
         (networks.mlp((40, 64, 64, 2)), 2048, 256),
-        (networks.mlp((200, 8, 2)), 1000, 64),
-        (networks.convnet((1, 12, 12), 2, channels=(2, 3), hidden=(8,), kernel=3), 60, 16),
+        (networks.mlp((200, 8, 2)), 700, 128),
+        (networks.convnet((1, 12, 12), 2, channels=(3,), hidden=(), kernel=3), 60, 24),
     ],
 )
 def test_memory_is_foretold(graph, learnt, batch):

@@ -12,7 +12,7 @@ from veilsum.protocols.secure_learning import Own, Params
 from veilsum.testing.cluster import Cluster
 
 ROWS = {"a": 60, "b": 50, "c": 40}
-TRAINING = {"epochs": 2, "batch": 32, "optimiser": {"type": "sgd", "rate": 0.5}}
+TRAINING = {"epochs": 2, "batch": 32, "optimiser": {"kind": "sgd", "rate": 0.5}}
 PARAMS = {
     "features": {"x[0-3]": [-10.0, 10.0]},
     "target": "label",

@@ -117,7 +117,7 @@ def test_owners_computers_and_receivers_may_be_different_parties():
 
 @pytest.mark.parametrize("loss", ["bce", "mse"])
 def test_other_losses(loss):
-    training = learners.TRAINING | {"loss": loss, "optimiser": {"type": "sgd", "rate": 0.3}}
+    training = learners.TRAINING | {"loss": loss, "optimiser": {"kind": "sgd", "rate": 0.3}}
     agreed = learners.job(training=training, target_range=[0.0, 2.0])
     own = learners.owned()
     results = succeed(agreed, own)

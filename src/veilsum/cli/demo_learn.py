@@ -140,7 +140,7 @@ def _write_parties(folder: Path) -> Path:
 
     make_homes(folder, dict.fromkeys(HOSPITALS, DATA), name="hospitals")
     path = folder / "train.toml"
-    optimiser = 'optimiser = { type = "sgd", rate = 0.1, momentum = 0.9 }'
+    optimiser = 'optimiser = { kind = "sgd", rate = 0.1, momentum = 0.9 }'
     path.write_text(TRAIN.format(expires=_expires(), features=_ranges(), optimiser=optimiser))
     return path
 

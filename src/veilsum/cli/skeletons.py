@@ -84,7 +84,7 @@ features = {{ age = [0, 120], "lab[0-7]" = [-10, 10] }}   # column = [low, high]
 target = "label"             # 0 to classes - 1
 classes = 2
 holdout = 0.2                # share of the rows that is kept from training, and measured
-training = {{ epochs = 10, batch = 64, optimiser = {{ type = "sgd", rate = 0.1, momentum = 0.9 }} }}
+training = {{ epochs = 10, batch = 64, optimiser = {{ kind = "sgd", rate = 0.1, momentum = 0.9 }} }}
 
 [params.release]             # who gets what; whoever is not named gets nothing
 metrics = ["{own}", "{other}"]

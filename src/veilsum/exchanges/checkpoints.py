@@ -44,7 +44,7 @@ class Checkpoints:
         self._entry: _Entry | None = None
         for number in series:
             common = min(stages.get(f"shares {number}", 0) for stages in everybody)
-            if common:
+            if common > 0:
                 self._entry = self._read(f"shares {number}", common - 1)
                 self.epochs = self._entry.done
                 return

@@ -67,6 +67,28 @@ def estimate(engine: str, work: Work, rows: int, outputs: int, link: Link, *, gi
     return Estimate(rounds.pop(), sent, memory, computing, link)
 
 
+def rehearse(engine: str, me: int, work: Work, outputs: int, link: Link, *, given: bool) -> None:
+    """Play one party's part once, on no data, one batch and two rows besides: its ranges and operations.
+
+    Args:
+        engine: its name.
+        me: the party's number.
+        work: as the job says.
+        outputs: numbers that state a target; 0 without targets.
+        link: between the computing parties.
+        given: whether the initial weights come as shares.
+
+    Raises:
+        ConfigError: an operation is not built, or a range is unknown or too large; names its place.
+    """
+    learnt = np.arange(min(len(work.learnt), work.training.batch))
+    tested = np.arange(min(len(work.tested), 2))
+    how = msgspec.structs.replace(work.training, epochs=1)
+    rows = max(len(learnt), len(tested), 1)
+    short = work._replace(learnt=learnt, tested=tested, training=how)
+    _play(_Dry(ENGINES[engine], me, link), short, rows, outputs, given=given)
+
+
 class _Dry:
     """One party's engine, made anew for every rehearsal."""
 

@@ -122,6 +122,10 @@ class Dealer:
         self._generators, self._joint = generators, joint
         self._turn = 0
 
+    def begin(self) -> None:
+        """Let the next value take the first of its two ways again."""
+        self._turn = 0
+
     def share(self, *terms: Term) -> None:
         """Share any number of terms: one round for all."""
         messages, arriving = [], []

@@ -6,7 +6,7 @@ run the same program in the same order. Only sizes and shapes decide what is sen
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 import numpy as np
@@ -26,8 +26,8 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         bandwidth: bytes a second that a party sends.
     """
 
-    round_trip: float = 1e-4
-    bandwidth: float = 3e8
+    round_trip: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 1e-4
+    bandwidth: Annotated[float, msgspec.Meta(gt=0, le=1e15)] = 3e8
 
     def seconds(self, rounds: int, sent: int) -> float:
         """Return the time of some rounds in which a party sends some bytes in all."""
@@ -181,6 +181,9 @@ class Engine(ABC):
     @abstractmethod
     def shuffle(self, *shares: Arith) -> list[Arith]:
         """Put the rows (first axis) of shares into one random order that no party knows."""
+
+    def begin(self) -> None:  # noqa: B027 -- most have nothing to do
+        """Note that a batch begins: what it says then does not depend on what was before."""
 
     # -- trust
 

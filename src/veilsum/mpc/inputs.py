@@ -42,7 +42,7 @@ def held(
     parts = np.empty((len(engine.held(party)), *shape), np.uint64)
     for at, component in enumerate(engine.held(party)):
         if component in keys:
-            Prg(keys[component]).fill(parts[at])
+            Prg(keys[component]).fill(parts[at, ...])
         else:
             assert last is not None
             parts[at] = last.reshape(shape)

@@ -8,7 +8,7 @@ reduced in the rounds of one.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,6 +22,8 @@ from veilsum.mpc.fixed import Fixed, choose
 from veilsum.mpc.shares import Arith, Product
 from veilsum.mpc.windows import Geometry, gathered, windows
 
+Range = Annotated[float, msgspec.Meta(gt=0, le=2.0**43)]
+
 
 class Ranges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What no value of a model exceeds: promises of who states the job.
@@ -33,10 +35,10 @@ class Ranges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         gradients: of the loss of ONE row by any value.
     """
 
-    inputs: float = 16.0
-    activations: float = 64.0
-    weights: float = 8.0
-    gradients: float = 4.0
+    inputs: Range = 16.0
+    activations: Range = 64.0
+    weights: Range = 8.0
+    gradients: Range = 4.0
 
 
 class OneHot(NamedTuple):

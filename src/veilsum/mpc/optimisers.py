@@ -5,7 +5,7 @@ All trainable weights are one flat vector, so that a step takes the rounds of on
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -18,6 +18,9 @@ from veilsum.mpc.layers import Gradient, Pending
 from veilsum.mpc.shares import Product
 
 State = dict[str, Fixed]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Terms = Sequence[tuple[float, Fixed | Pending]]
 _SCALE = 64.0
 _LEAST_BITS, _MOST_BITS = 4, 24
@@ -30,11 +33,13 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         kind: ``constant``; ``step``, times ``factor`` after every ``every`` epochs; ``cosine``, to zero.
+        every: epochs between two changes (``step``).
+        factor: of each change (``step``).
     """
 
     kind: Literal["constant", "step", "cosine"] = "constant"
-    every: int = 10
-    factor: float = 0.5
+    every: Annotated[int, msgspec.Meta(ge=1)] = 10
+    factor: NotNegative = 0.5
 
     def at(self, epoch: int, epochs: int) -> float:
         """Return the factor in an epoch (from 0)."""
@@ -45,18 +50,20 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return 1.0
 
 
-class Sgd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="sgd"):
+class Sgd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="sgd", tag_field="kind"):
     """Stochastic gradient descent: v = momentum v + gradient + decay w, then w = w - rate v.
 
     Attributes:
         rate: of learning.
+        momentum: the part of the last step that goes on.
+        decay: of weights, in every step.
         clip: the largest Euclidean norm of the gradient of a batch; 0 for none.
     """
 
-    rate: float = 0.1
-    momentum: float = 0.0
-    decay: float = 0.0
-    clip: float = 0.0
+    rate: Positive = 0.1
+    momentum: Share = 0.0
+    decay: NotNegative = 0.0
+    clip: NotNegative = 0.0
 
     def begin(self, weights: Fixed) -> State:
         """Return the state before the first step."""
@@ -88,20 +95,26 @@ class Sgd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         return blend(engine, [(1.0, weights), (-rate, state["velocity"])], weights.bound)
 
 
-class Adam(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="adam"):
+class Adam(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="adam", tag_field="kind"
+):
     """Adam (Kingma and Ba, 2015) in fixed point: moments are kept of 64 times the gradient.
 
     Attributes:
+        rate: of learning.
+        beta1: decay of the first moment.
+        beta2: decay of the second moment.
         largest: what no entry of a batch's mean gradient exceeds; a promise.
         eps: added to the root of the second moment; below 1e-4 it is not resolved.
+        clip: the largest Euclidean norm of the gradient of a batch; 0 for none.
     """
 
-    rate: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-4
-    largest: float = 4.0
-    clip: float = 0.0
+    rate: Positive = 0.001
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    eps: NotNegative = 1e-4
+    largest: Positive = 4.0
+    clip: NotNegative = 0.0
 
     def begin(self, weights: Fixed) -> State:
         """Return the state before the first step."""

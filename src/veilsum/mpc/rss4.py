@@ -347,6 +347,9 @@ class RSS4(Engine):
             at += width
         return shuffled
 
+    def begin(self) -> None:
+        self._dealer.begin()
+
     # -- trust
 
     def verify(self) -> None:

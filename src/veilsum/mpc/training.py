@@ -1,7 +1,7 @@
 """Training on shares: losses, mini-batches, epochs, and the state that a checkpoint keeps."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -24,6 +24,9 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         loss: ``cross_entropy`` (of logits, classes as one-hot rows), ``bce`` (of logits), ``mse``.
+        optimiser: how weights follow gradients.
+        schedule: how the rate changes.
+        epochs: how often all rows are learnt from.
         batch: rows of a step.
         seed: of the public order of rows and of dropout.
     """
@@ -31,9 +34,9 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     loss: Loss = "cross_entropy"
     optimiser: Optimiser = Sgd()
     schedule: Schedule = Schedule()
-    epochs: int = 10
-    batch: int = 64
-    seed: int = 0
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10
+    batch: Annotated[int, msgspec.Meta(ge=1)] = 64
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Metrics(NamedTuple):
@@ -127,6 +130,7 @@ class Trainer:
         if not self.names:
             raise ConfigError("no weight of the model is trained", remedy="ask for predictions instead")
         self.steps += 1
+        self.engine.begin()
         coins = np.random.default_rng((self.how.seed, self.steps))
         run = self.network.forward(self.weights(), inputs, coins)
         (name,) = run.outputs
@@ -149,6 +153,7 @@ class Trainer:
 
     def predict(self, inputs: Mapping[str, Value], batch: int = 1024) -> Fixed:
         """Return the model's output for all rows."""
+        self.engine.begin()
         weights = self.weights()
         count = next(iter(inputs.values())).shape[0]
         parts: list[Fixed] = []

@@ -58,6 +58,7 @@ from veilsum.mpc.engine import Engine, Link
 from veilsum.mpc.engines import ENGINES, start
 from veilsum.mpc.fixed import Fixed, checked, decode, encode
 from veilsum.mpc.layers import Ranges
+from veilsum.mpc.network import limits
 from veilsum.mpc.program import Wanted, Work
 from veilsum.mpc.shares import Arith, Words
 from veilsum.mpc.training import Training
@@ -219,7 +220,8 @@ async def learn(s: Session, params: Params, own: Own, *, least: int = 1) -> Lear
         rows = await announce(s, params, cast, matrix, least)
     async with s.step(2, "architecture"):
         graph = await agree_on_graph(s, params, cast, own.model)
-        plan = Plan.of(params, rows, graph)
+        plan = await s.compute(Plan.of, params, rows, graph)
+        await s.compute(try_out, s.job, plan, params, least, s.me)
         known = await publish(s, plan, params, cast, own.model)
     async with s.step(3, "share"):
         secret = cast.modeller is not None and known is None
@@ -333,6 +335,8 @@ def leaks(job: Job, params: Params) -> tuple[Leak, ...]:
     table = [Leak("modelling", who, everybody) for who in job.members]
     together = "nothing more alone; any two of the computing parties together read all rows and weights"
     table += [Leak("modelling", who, together) for who in cast.computers]
+    if isinstance(params.model, Given) and params.model.public:
+        table += [Leak("modelling", who, "the weights of the given model") for who in cast.computers]
     words = {
         "weights": "the weights of the trained model (they say something about the rows)",
         "metrics": "loss, accuracy and confusion counts of the held-out rows",
@@ -372,7 +376,7 @@ class Plan(NamedTuple):
         if not by_rows:
             shapes, order = columns_of(params, rows)
         groups = dict(rows) if by_rows else {"": next(iter(rows.values()))}
-        everything, held = np.arange(sum(groups.values())), {}
+        kept, held = np.ones(sum(groups.values()), bool), {}
         for at, (name, count) in zip(np.cumsum([0, *groups.values()]), groups.items(), strict=False):
             # every owner keeps a part of its rows back, in a public random order; all of them are predicted
             seed = int.from_bytes(digest("holdout", [params.training.seed, int(at)])[:8])
@@ -386,7 +390,8 @@ class Plan(NamedTuple):
             metrics=bool(release.metrics),
             predictions=bool(release.predictions),
         )
-        learnt = np.setdiff1d(everything, tested)
+        kept[tested] = False
+        learnt = np.flatnonzero(kept)
         work = Work(graph, params.ranges, params.training, learnt, tested, wanted, bool(params.target))
         held_out = {name: held[name if by_rows else ""] for name in rows}
         return cls(shapes, order, work, held_out)
@@ -516,6 +521,36 @@ async def agree_on_graph(s: Session, params: Params, cast: Cast, model: Model | 
     return graph
 
 
+def try_out(job: Job, plan: Plan, params: Params, least: int, me: PartyId) -> None:
+    """Rehearse the computation on few rows with nobody, so that nothing is shared in vain.
+
+    Raises:
+        ConfigError: an operation is not built, or a range is unknown or too large; names its place.
+        DataError: no row is left to learn from.
+        BudgetExceeded: metrics would rest on fewer rows than this party's floor.
+    """
+    if params.task == "train" and not len(plan.work.learnt):
+        raise DataError(
+            "all rows are kept out of training", remedy="lower holdout, or bring more rows", party=me
+        )
+    if params.release.metrics and len(plan.work.tested) < least:
+        raise BudgetExceeded(
+            f"the released metrics rest on {len(plan.work.tested)} rows; the floor here is {least}",
+            remedy="keep more rows out of training, or release no metrics",
+            party=me,
+        )
+    cast = Cast.of(job, params)
+    number = cast.number(me) if me in cast.computers else 0
+    given = cast.modeller is not None
+    try:
+        cost.rehearse(params.engine, number, plan.work, target_width(params), params.link, given=given)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # a graph is somebody else's: whatever it makes of itself is no failure of this program
+        raise ConfigError(
+            "the model cannot be computed on shares", remedy="bring a model without empty layers", party=me
+        ) from error
+
+
 async def publish(s: Session, plan: Plan, params: Params, cast: Cast, model: Model | None) -> Words | None:
     """Give the computing parties weights that the job says are public; None where they are secret.
 
@@ -600,8 +635,9 @@ def weights_of(work: Work, model: Model) -> Words:
     Raises:
         DataError: one is beyond the declared range.
     """
-    flat = np.concatenate([np.ravel(model.weights[name]) for name in work.graph.weights()])
-    return encode(checked(flat, max(work.ranges.weights, work.ranges.activations)), FRACTION)
+    allowed = limits(work.graph, work.ranges)
+    flat = [np.ravel(checked(model.weights[name], allowed[name])) for name in work.graph.weights()]
+    return encode(np.concatenate(flat), FRACTION)
 
 
 async def compute(
