@@ -16,7 +16,7 @@ from veilsum.learn.layers import logistic, mlp
 from veilsum.mpc import compare
 from veilsum.mpc.engine import HEADROOM, RING_BITS, Engine
 from veilsum.mpc.fixed import Fixed, choose, deal
-from veilsum.mpc.layers import Ranges
+from veilsum.mpc.gradients import Ranges
 from veilsum.mpc.optimisers import Sgd
 from veilsum.mpc.training import Loss, Trainer, Training
 

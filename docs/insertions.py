@@ -24,7 +24,7 @@ import typer
 from veilsum import events
 from veilsum.cli import main
 from veilsum.jobs import Job, Leak
-from veilsum.mpc.layers import Ranges
+from veilsum.mpc.gradients import Ranges
 from veilsum.mpc.optimisers import Adam, Schedule, Sgd
 from veilsum.mpc.training import Training
 from veilsum.net import control, link, messages

@@ -15,7 +15,7 @@ from veilsum.mpc.cost import estimate
 from veilsum.mpc.engine import Link
 from veilsum.mpc.engines import ENGINES
 from veilsum.mpc.fixed import Fixed
-from veilsum.mpc.layers import Ranges
+from veilsum.mpc.gradients import Ranges
 from veilsum.mpc.optimisers import Adam, Schedule, Sgd
 from veilsum.mpc.program import Nothing, Wanted, Work
 from veilsum.mpc.shares import Arith

@@ -9,7 +9,8 @@ from veilsum.errors import ConfigError
 from veilsum.learn import graph as g
 from veilsum.mpc import fixed
 from veilsum.mpc.fixed import Fixed
-from veilsum.mpc.layers import RULES, OneHot, Pass, Ranges, check, settle
+from veilsum.mpc.gradients import OneHot, Pass, Ranges, settle
+from veilsum.mpc.layers import RULES, check
 from veilsum.mpc.network import one_hot
 from veilsum.mpc.plain import Plain
 from veilsum.testing.computing import rss3, together

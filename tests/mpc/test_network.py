@@ -13,7 +13,8 @@ from veilsum.learn.builder import Builder
 from veilsum.learn.from_torch import from_torch
 from veilsum.learn.model import Model
 from veilsum.mpc import fixed
-from veilsum.mpc.layers import RULES, Ranges, settle
+from veilsum.mpc.gradients import Ranges, settle
+from veilsum.mpc.layers import RULES
 from veilsum.mpc.network import Network, limits, one_hot
 from veilsum.mpc.plain import Plain
 from veilsum.testing.computing import rss3, together

@@ -11,7 +11,7 @@ from veilsum.learn import twin
 from veilsum.learn.model import Model
 from veilsum.mpc import fixed, program
 from veilsum.mpc.fixed import decode, encode
-from veilsum.mpc.layers import Ranges
+from veilsum.mpc.gradients import Ranges
 from veilsum.mpc.optimisers import Sgd
 from veilsum.mpc.plain import Plain
 from veilsum.mpc.program import Nothing, Wanted, Work

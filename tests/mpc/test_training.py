@@ -12,7 +12,7 @@ from veilsum.learn import graph as g
 from veilsum.learn import layers as networks
 from veilsum.learn.builder import Builder
 from veilsum.mpc import fixed
-from veilsum.mpc.layers import Pending, Ranges, finish
+from veilsum.mpc.gradients import Pending, Ranges, finish
 from veilsum.mpc.optimisers import Adam, Schedule, Sgd, blend, clipped
 from veilsum.mpc.plain import Plain
 from veilsum.mpc.training import Trainer, Training, gradient_of, measure

@@ -259,7 +259,8 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def digest(self) -> bytes:
         """Return the hash of the architecture (32 bytes): everything but the nodes' places."""
         nodes = tuple(msgspec.structs.replace(node, place="") for node in self.nodes)
-        return digest("graph", msgspec.structs.replace(self, nodes=nodes))
+        # the order of the weights is how they stand end to end, which a canonical encoding does not tell
+        return digest("graph", [list(self.weights()), msgspec.structs.replace(self, nodes=nodes)])
 
     def weights(self) -> dict[str, Shape]:
         """Return the shapes of all parameters, then of all buffers, by name."""

@@ -27,6 +27,8 @@ def infer(graph: Graph) -> dict[str, Value]:
     values = _given(graph)
     for node in graph.nodes:
         _check_name(node.output)
+        if not node.place.isprintable() or len(node.place) > 500:
+            raise _wrong(f"the place of the node {node.output!r} is no short printable text")
         if node.output in values:
             raise _wrong(f"{where(node)}: two values of the graph are called {node.output!r}")
         if missing := [name for name in node.inputs if name not in values]:

@@ -13,7 +13,8 @@ from veilsum.learn.graph import Graph, Node
 from veilsum.learn.shapes import infer, where
 from veilsum.mpc.engine import Engine
 from veilsum.mpc.fixed import Fixed
-from veilsum.mpc.layers import Gradient, OneHot, Pass, Pending, Ranges, Rule, Value, check, settle
+from veilsum.mpc.gradients import Gradient, OneHot, Pass, Pending, Ranges, Value, settle
+from veilsum.mpc.layers import Rule, check
 
 
 class Taped(NamedTuple):

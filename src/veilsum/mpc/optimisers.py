@@ -14,7 +14,7 @@ from veilsum.errors import ConfigError
 from veilsum.mpc import compare, quotients
 from veilsum.mpc.engine import HEADROOM, Engine
 from veilsum.mpc.fixed import Fixed, choose, public
-from veilsum.mpc.layers import Gradient, Pending
+from veilsum.mpc.gradients import Gradient, Pending
 from veilsum.mpc.shares import Product
 
 State = dict[str, Fixed]

@@ -12,7 +12,7 @@ from veilsum.learn.layers import initialise
 from veilsum.mpc import compare, exponential
 from veilsum.mpc.engine import Engine
 from veilsum.mpc.fixed import Fixed, encode
-from veilsum.mpc.layers import Ranges
+from veilsum.mpc.gradients import Ranges
 from veilsum.mpc.shares import Arith, Words
 from veilsum.mpc.training import Trainer, Training, measure
 from veilsum.mpc.wire import Wire

@@ -11,7 +11,7 @@ from veilsum.learn.graph import Graph
 from veilsum.mpc import compare, exponential
 from veilsum.mpc.engine import Engine
 from veilsum.mpc.fixed import Fixed, choose
-from veilsum.mpc.layers import OneHot, Ranges, Value
+from veilsum.mpc.gradients import OneHot, Ranges, Value
 from veilsum.mpc.network import Network
 from veilsum.mpc.optimisers import Optimiser, Schedule, Sgd, State, flat
 from veilsum.mpc.shares import Arith, Words

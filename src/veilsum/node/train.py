@@ -14,7 +14,7 @@ from veilsum.jobs import Job, job_hash, key_digests
 from veilsum.learn.architectures import Architecture, Given, Mlp
 from veilsum.learn.model import Model
 from veilsum.mpc.engines import ENGINES
-from veilsum.mpc.layers import Ranges
+from veilsum.mpc.gradients import Ranges
 from veilsum.mpc.training import Training
 from veilsum.mpc.wire import Traffic
 from veilsum.net.memory import MemoryHub

@@ -57,7 +57,7 @@ from veilsum.mpc import cost, program
 from veilsum.mpc.engine import Engine, Link
 from veilsum.mpc.engines import ENGINES, start
 from veilsum.mpc.fixed import Fixed, checked, decode, encode
-from veilsum.mpc.layers import Ranges
+from veilsum.mpc.gradients import Ranges
 from veilsum.mpc.network import limits
 from veilsum.mpc.program import Wanted, Work
 from veilsum.mpc.shares import Arith, Words
