@@ -51,7 +51,7 @@ def passing(kind, values, owner="o", receivers=("r",), label="rows", spoil=None)
         elif s.me in computers:
             share = await sharing.take(s, engine, computers.index(s.me), owner, values.shape)
         if s.me in computers:
-            await sharing.compare(s, engine, computers, computers.index(s.me), [share])
+            await sharing.compare(s, engine, computers, computers.index(s.me), [share], b"plan")
             if spoil == s.me:
                 share.parts[-1].reshape(-1)[-1] ^= np.uint64(1)
             await sharing.release(s, receivers, "again", share)

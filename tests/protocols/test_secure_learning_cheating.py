@@ -13,6 +13,7 @@ from protocols.tapped import TappedLinks
 from veilsum.errors import (
     CheatingDetected,
     ConfigError,
+    DataError,
     JobMismatch,
     PeerAborted,
     PeerLost,
@@ -21,8 +22,9 @@ from veilsum.errors import (
 )
 from veilsum.exchanges.sharing import Dealt, Heard, Released
 from veilsum.jobs import Job
-from veilsum.learn.graph import Graph, Linear, MatMul, Node, Parameter, Relu, Value
+from veilsum.learn.graph import Graph, Linear, MatMul, Mul, Node, Parameter, Relu, Slice, Value
 from veilsum.learn.layers import initialise, mlp
+from veilsum.learn.model import Model
 from veilsum.mpc.fixed import encode
 from veilsum.protocols import secure_learning
 from veilsum.protocols.secure_learning import Architecture, EpochDone, Learnt, Own, Published, Rows
@@ -136,6 +138,39 @@ def without(seconds):
     return replace(job(), step_timeout=seconds)
 
 
+# -- jobs
+
+NUMBERS = {
+    "rows of a step": {"training": {"batch": 0}},
+    "fewer than no rows of a step": {"training": {"batch": -1}},
+    "no epochs": {"training": {"epochs": 0}},
+    "endless epochs": {"training": {"epochs": 10**12}},
+    "a seed below zero": {"training": {"seed": -1}},
+    "a rate that is none": {"training": {"optimiser": {"kind": "sgd", "rate": float("nan")}}},
+    "a rate without end": {"training": {"optimiser": {"kind": "adam", "rate": float("inf")}}},
+    "a rate below zero": {"training": {"optimiser": {"kind": "sgd", "rate": -0.1}}},
+    "a momentum of one": {"training": {"optimiser": {"kind": "sgd", "momentum": 1.0}}},
+    "steps of no epochs": {"training": {"schedule": {"kind": "step", "every": 0}}},
+    "no range": {"ranges": {"activations": 0.0}},
+    "a range that is none": {"ranges": {"weights": float("nan")}},
+    "no bandwidth": {"link": {"bandwidth": 0.0}},
+    "all held out": {"holdout": 1.0},
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_numbers_that_no_job_has(case):
+    with pytest.raises(msgspec.ValidationError, match="Expected"):
+        learners.params_of(learners.job(**NUMBERS[case]))
+
+
+def test_rows_that_are_all_held_out():
+    agreed = job(holdout=0.99)
+    results = attempt(agreed)
+    assert all(isinstance(result, DataError | PeerAborted) for result in results.values()), results
+    assert "all rows are kept out of training" in str(results.values())
+
+
 # -- owners
 
 DEALT = {
@@ -204,7 +239,7 @@ def test_other_words_of_one_owner_among_several(whose):
 
 def test_an_owner_that_deals_nothing():
     results = attempt(without(1.0), "a", of(Dealt, lambda m: [], "y"))
-    refused(results, "a", StepTimeout, "a is alive but has not sent")
+    refused(results, "a", StepTimeout)
 
 
 def test_an_owner_that_deals_twice_changes_nothing():
@@ -290,6 +325,10 @@ GRAPHS = {
     "nested objects": (lambda m: text(b'{"inputs":' * 500_000), ProtocolError),
     "nested lists in a known field": (lambda m: text(b'{"outputs":' + b"[" * 2_000_000), ProtocolError),
     "nested lists in an unknown field": (lambda m: text(b'{"z":' + b"[" * 15_000_000), ProtocolError),
+    "weights in another order": (
+        json(lambda g: g | {"parameters": dict(reversed(g["parameters"].items()))}),
+        JobMismatch,
+    ),
     "many nodes": (
         json(lambda g: g | {"nodes": [*g["nodes"], *([EMPTY] * 50_000)]}),
         JobMismatch,
@@ -303,9 +342,10 @@ def test_a_graph_is_refused(case):
     refused(attempt(query(), "m", of(Architecture, change)), "m", expected)
 
 
-def test_another_graph_to_one_party():
-    change = of(Architecture, lambda m: text(msgspec.json.encode(mlp([4, 9, 2]))), "y")
-    refused(attempt(query(), "m", change), "m", JobMismatch)
+@pytest.mark.parametrize("case", ["another", "weights in another order"])
+def test_another_graph_to_one_party(case):
+    change, expected = GRAPHS[case]
+    refused(attempt(query(), "m", of(Architecture, change, "y")), "m", expected)
 
 
 def graph(nodes, outputs=("y",), inputs=None, weights=None):
@@ -333,6 +373,11 @@ UNFIT = {
     "a circle": graph([Node(Relu(), ("z",), "y"), Node(Relu(), ("y",), "z")]),
     "a name twice": graph([LINEAR, LINEAR]),
     "a name with orders for a terminal": graph([LINEAR, Node(Relu(), ("y",), "\x1b[2J")]),
+    "a place with orders for a terminal": graph([Node(Linear(), ("x", "w"), "y", place="\x1b[2J")]),
+    "a place that does not end": graph([Node(Linear(), ("x", "w"), "y", place="y" * 501)]),
+    "a layer of nothing": graph(
+        [LINEAR, Node(Linear(), ("y", "v"), "z")], outputs=["z"], weights={"w": (0, 4), "v": (2, 0)}
+    ),
     "weights of 2^62 numbers": graph([LINEAR], weights={"w": (2, 4), "v": (2**31, 2**31)}),
     "weights of less than nothing": graph([LINEAR], weights={"w": (2, 4), "v": (-3,)}),
 }
@@ -352,6 +397,26 @@ def test_an_agreed_graph_that_cannot_be(case):
     results = attempt(agreed, "m", send_bad, part=modeller)
     refused(results, "m", ConfigError)
     assert "\x1b" not in str(results)
+
+
+ODD = {
+    "no weights": Graph({"x": Value((-1, 4))}, (Node(Slice(1, 0, 2), ("x",), "y"),), ("y",)),
+    "frozen weights": Graph({"x": Value((-1, 4))}, (LINEAR,), ("y",), {"w": Parameter((2, 4), False)}),
+    "only buffers": Graph({"x": Value((-1, 4))}, (LINEAR,), ("y",), {}, {"w": (2, 4)}),
+    "a weight of nothing": graph([LINEAR], weights={"w": (2, 4), "v": (0, 3)}),
+    "a weight without axes": graph(
+        [LINEAR, Node(Mul(), ("y", "v"), "z")], outputs=["z"], weights={"w": (2, 4), "v": ()}
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_graphs_are_graphs(case):
+    bare = ODD[case]
+    model = Model(bare, {name: np.ones(shape, np.float32) for name, shape in bare.weights().items()})
+    agreed = query(model)
+    results = attempt(agreed, own=brought(agreed, model))
+    assert results["b"].predictions.shape == (15, 2)
 
 
 WEIGHTS = {
@@ -608,7 +673,7 @@ def test_a_computer_that_only_listens():
         return lambda lanes: time.sleep(1.8)
 
     results = attempt(without(1.0), "y", part=on_lanes(silent))
-    refused(results, "y", StepTimeout, "kept a round waiting")
+    refused(results, "y", StepTimeout)
 
 
 # -- four computing parties, of which one may do anything

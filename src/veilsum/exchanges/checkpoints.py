@@ -32,6 +32,7 @@ class Checkpoints:
 
     Attributes:
         epochs: done at the common checkpoint; 0 if there is none.
+        series: under which this attempt saves.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Checkpoints:
         everybody = [mine, *others]
         series = sorted({number for stages in everybody for number in _numbers(stages)}, reverse=True)
         self._journal, self.epochs = journal, 0
-        self._next = f"shares {(series[0] if series else 0) + 1}"
+        self.series = f"shares {(series[0] if series else 0) + 1}"
         self._entry: _Entry | None = None
         for number in series:
             common = min(stages.get(f"shares {number}", 0) for stages in everybody)
@@ -69,8 +70,8 @@ class Checkpoints:
             [array.shape for array in arrays],
             [array.astype("<u8").tobytes() for array in arrays],
         )
-        index = self._journal.done(self._next)
-        self._journal.commit(self._next, index, msgspec.msgpack.encode(entry))
+        index = self._journal.done(self.series)
+        self._journal.commit(self.series, index, msgspec.msgpack.encode(entry))
 
     def _read(self, stage: str, index: int) -> _Entry:
         try:

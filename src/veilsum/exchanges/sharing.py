@@ -3,7 +3,7 @@
 | step | who | message |
 |---|---|---|
 | 3 | owner → computer | `Dealt(keys of the components that it holds; pieces of the last component)` |
-| 4 | computer → computer | `Heard(a hash of every component that it holds)` |
+| 4 | computer → computer | `Heard(a hash of every component that it holds, and of its plan)` |
 | 6 | computer → receiver | `Released(its components of a result)` |
 
 An owner's numbers stay the same sharing in every attempt of a run, so a resend is the same bytes. The hashes
@@ -46,10 +46,11 @@ class Dealt(Message, frozen=True):
 
 @message(4, by="computer")
 class Heard(Message, frozen=True):
-    """SHA-256 over everything that the sender was given of each component that it holds."""
+    """SHA-256 over all that the sender was given of each component that it holds, and of what it will do."""
 
     components: list[int]
     digests: list[bytes]
+    plan: bytes = b""
 
 
 @message(6, by="computer", limit=4 * MIB * 2 + 4 * KIB)
@@ -119,17 +120,30 @@ async def take(
 
 
 async def compare(
-    s: Session, engine: type[Engine], computers: Sequence[PartyId], number: int, shares: Sequence[Arith]
+    s: Session,
+    engine: type[Engine],
+    computers: Sequence[PartyId],
+    number: int,
+    shares: Sequence[Arith],
+    plan: bytes,
 ) -> None:
-    """Compare what the computing parties were given with each other.
+    """Compare what the computing parties were given, and what they are about to do.
+
+    Args:
+        s: the session.
+        engine: the class of the engine.
+        computers: the computing parties in order.
+        number: this one's.
+        shares: of all inputs, in an order that is the same everywhere.
+        plan: the digest of everything public that decides what happens, where it goes on included.
 
     Raises:
         CheatingDetected: two holders of a component have different ones.
-        ProtocolError: a peer names other components than it holds.
+        ProtocolError: a peer names other components than it holds, or has another plan.
     """
     mine = await s.compute(inputs.digests, engine, number, shares)
     others = [name for name in computers if name != s.me]
-    await s.broadcast(Heard(list(mine), list(mine.values())), of=others)  # 4
+    await s.broadcast(Heard(list(mine), list(mine.values()), plan), of=others)  # 4
     got = await s.gather(Heard, of=others)  # 4
     theirs = {}
     for name, heard in got.items():
@@ -138,6 +152,13 @@ async def compare(
             raise ProtocolError(f"{name} says that it holds other components than it does", party=s.me)
         theirs[peer] = dict(zip(heard.components, heard.digests, strict=True))
     inputs.compare(engine, number, mine, theirs)
+    for name, heard in got.items():
+        if heard.plan != plan:
+            raise ProtocolError(
+                f"{name} is about to compute something else, or to go on from another checkpoint",
+                remedy="give all commands again; if it stays, with --fresh at all parties",
+                party=s.me,
+            )
 
 
 async def release(s: Session, receivers: Sequence[PartyId], name: str, share: Arith) -> None:

@@ -124,9 +124,10 @@ class RSS3(Engine):
         if x.shape == y.shape:
             x0, x1, y0, y1 = (np.ascontiguousarray(part) for part in (*x.parts, *y.parts))
             return Product(ring.product(x0, x1, y0, y1)[None])
-        z: Words = x.parts[0] * (y.parts[0] + y.parts[1])
-        z += x.parts[1] * y.parts[0]
-        return Product(z[None])
+        # axes of length 1 stay: without any, numpy would compute with scalars and warn of every overflow
+        z: Words = x.parts[:1] * (y.parts[:1] + y.parts[1:])
+        z += x.parts[1:] * y.parts[:1]
+        return Product(z)
 
     def times_matrix(self, x: Arith, y: Arith) -> Product:
         # x0 (y0 + y1) + x1 y0 as one product of twice the inner length

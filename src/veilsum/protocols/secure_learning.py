@@ -72,6 +72,8 @@ from veilsum.parties import PartyId, Role
 KIND: Final = "secure_learning"
 OWNER, MODELLER, COMPUTER, RECEIVER = Role("owner"), Role("modeller"), Role("computer"), Role("receiver")
 FRACTION: Final = 18
+MOST_NUMBERS: Final = 1 << 28
+"""Of one owner: a computing party holds two or three components of each, 8 bytes a component."""
 Floats = NDArray[np.float64]
 
 
@@ -226,11 +228,13 @@ async def learn(s: Session, params: Params, own: Own, *, least: int = 1) -> Lear
     async with s.step(3, "share"):
         secret = cast.modeller is not None and known is None
         shares = await share(s, plan, cast, engine, matrix, own.model, secret=secret)
+    memory = Checkpoints.of(s, cast.computers) if s.me in cast.computers else None
     async with s.step(4, "compare shares"):
-        if s.me in cast.computers:
-            await sharing.compare(s, engine, cast.computers, cast.number(s.me), list(shares.values()))
+        if memory is not None:
+            held, number = list(shares.values()), cast.number(s.me)
+            await sharing.compare(s, engine, cast.computers, number, held, summed_up(plan, memory))
     async with s.step(5, "compute"):
-        computed = await compute(s, plan, params, cast, shares, known)
+        computed = await compute(s, plan, params, cast, shares, known, memory)
     async with s.step(6, "release"):
         got = await open_results(s, plan, params, cast, engine, computed.results)
     return learnt(plan, params, computed, rows, got)
@@ -397,6 +401,13 @@ class Plan(NamedTuple):
         return cls(shapes, order, work, held_out)
 
 
+def summed_up(plan: Plan, memory: Checkpoints) -> bytes:
+    """Return the hash of what decides what a computing party will do, and from where it goes on."""
+    shapes = {name: list(shape) for name, shape in plan.shapes.items()}
+    where = [memory.series, memory.epochs]
+    return digest("learning", [shapes, plan.work.graph.digest().hex(), where])
+
+
 def graph_of(params: Params) -> Graph:
     """Return the graph of a model that the job itself states."""
     assert not isinstance(params.model, Given)
@@ -482,6 +493,8 @@ async def announce(
     for name, count in counts.items():
         if not 0 < count <= params.max_rows:
             raise ProtocolError(f"{name} announces {count} rows, which the job does not allow", party=s.me)
+        if count * (input_width(params) + target_width(params)) > MOST_NUMBERS:
+            raise ProtocolError(f"the {count} rows of {name} are too many for this many columns", party=s.me)
         if name != s.me and count < least:
             raise BudgetExceeded(f"{name} brings only {count} rows; the floor here is {least}", party=s.me)
     if params.split == "columns" and len(set(counts.values())) > 1:
@@ -637,22 +650,28 @@ def weights_of(work: Work, model: Model) -> Words:
     """
     allowed = limits(work.graph, work.ranges)
     flat = [np.ravel(checked(model.weights[name], allowed[name])) for name in work.graph.weights()]
-    return encode(np.concatenate(flat), FRACTION)
+    return encode(np.concatenate([np.empty(0), *flat]), FRACTION)  # a model may have none
 
 
 async def compute(
-    s: Session, plan: Plan, params: Params, cast: Cast, shares: Mapping[str, Arith], known: Words | None
+    s: Session,
+    plan: Plan,
+    params: Params,
+    cast: Cast,
+    shares: Mapping[str, Arith],
+    known: Words | None,
+    memory: Checkpoints | None,
 ) -> Computed:
     """Train or predict on shares; those who do not compute wait and hear how far it is."""
     steps = plan.epochs or 1
-    if s.me not in cast.computers:
+    if memory is None:
         for done in range(1, steps + 1):
             got = await s[cast.computers[0]].recv(EpochDone)  # 5
             if got.done != done:
                 raise ProtocolError(f"{cast.computers[0]} counts epochs in another way", party=s.me)
             s.progress("compute", done, steps, "epochs")
         return Computed({}, None, {})
-    number, memory = cast.number(s.me), Checkpoints.of(s, cast.computers)
+    number = cast.number(s.me)
     finished = asyncio.Queue[int]()
     loop = asyncio.get_running_loop()
     for epoch in range(memory.epochs):
