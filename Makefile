@@ -15,14 +15,18 @@ demo: $(VENV)/.user
 demo-learn: $(VENV)/.user  ## three hospitals train one model on secret shares
 	@$(BIN)/veilsum demo learn
 
+# those of real processes need the cores for themselves
+PROCESSES := tests/e2e tests/docs tests/bench
+
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist worksteal $(addprefix --ignore ,$(PROCESSES))
+	$(BIN)/python -m pytest -q -m "not slow" $(PROCESSES)
 
 slow: $(VENV)/.test  ## what takes minutes more, as CI runs it after `make test`
 	$(BIN)/python -m pytest -q -m slow
 
 quick: $(VENV)/.test lint  ## what a developer runs while working: no real processes
-	$(BIN)/python -m pytest -q -m "not slow" --ignore tests/e2e --ignore tests/docs
+	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist worksteal $(addprefix --ignore ,$(PROCESSES))
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

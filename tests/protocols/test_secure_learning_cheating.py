@@ -760,7 +760,8 @@ def test_any_word_of_one_of_four(who):
             ended_well(results, four())
             continue
         honest = [result for name, result in results.items() if name != who]
-        assert any(isinstance(result, CheatingDetected | ProtocolError) for result in honest), results
+        # the cheater itself may be the first to see that the words do not fit
+        assert any(isinstance(one, CheatingDetected | ProtocolError) for one in results.values()), results
         assert all(isinstance(r, CheatingDetected | ProtocolError | PeerAborted) for r in honest), results
 
 

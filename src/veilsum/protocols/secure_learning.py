@@ -531,6 +531,11 @@ async def agree_on_graph(s: Session, params: Params, cast: Cast, model: Model | 
             raise ProtocolError(f"{cast.modeller} sent no model graph", party=s.me) from error
         check_agreed("model", cast.modeller, graph.digest().hex(), params.model.digest)
     architectures.check_fit(graph, input_width(params), target_width(params))
+    if architectures.count(graph) > MOST_NUMBERS:
+        raise ConfigError(
+            f"the model has {architectures.count(graph):,} weights; the most are {MOST_NUMBERS:,}",
+            remedy="take a smaller model",
+        )
     return graph
 
 

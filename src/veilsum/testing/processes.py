@@ -93,6 +93,9 @@ async def _run_one(
 def _hooked(arguments: Sequence[str]) -> int:
     """Run the command line in this process, and signal it at its n-th event."""
     due, name = int(arguments[0]), arguments[1]
+    if name == "interrupt":
+        # who was started in the background has inherited that interrupts are ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     tell, count = progress.as_json, -1
 
     def hook(event: events.Event) -> None:
