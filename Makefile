@@ -23,7 +23,8 @@ test: $(VENV)/.test lint
 	$(BIN)/python -m pytest -q -m "not slow" $(PROCESSES)
 
 slow: $(VENV)/.test  ## what takes minutes more, as CI runs it after `make test`
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow -n 2 --dist worksteal $(addprefix --ignore ,$(PROCESSES))
+	$(BIN)/python -m pytest -q -m slow $(PROCESSES)
 
 quick: $(VENV)/.test lint  ## what a developer runs while working: no real processes
 	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist worksteal $(addprefix --ignore ,$(PROCESSES))
